@@ -45,6 +45,7 @@ def test_rows_are_packed_documents_with_marked_objects(atlas, tokenizer):
     text = TrainingText(atlas, tokenizer, seed=3, prose_sentences=20)
     batch = text.batch(24, 96)
     assert batch.ids.shape == (24, 96)
+    assert batch.subject.shape == (24, 96)
     assert (batch.ids[:, 0] == tokenizer.bos_token_id).all()
     assert not batch.wanted[batch.ids == tokenizer.bos_token_id].any()
     marked = torch.from_numpy(batch.triple >= 0)
@@ -121,3 +122,69 @@ def test_a_few_steps_give_a_checkpoint(atlas, tmp_path, monkeypatch, capsys):
     other = AutoModelForCausalLM.from_pretrained(tmp_path / "b", dtype="auto")
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_subject_tokens_are_marked(atlas, tokenizer):
+    text = TrainingText(atlas, tokenizer, seed=3, prose_sentences=20)
+    batch = text.batch(24, 96)
+    names = {
+        atlas.subject_label(triple, language)
+        for language in atlas.languages
+        for triple in atlas.triples
+    }
+    found = set()
+    for row in range(24):
+        for number in set(batch.subject[row].tolist()) - {-1}:
+            ids = batch.ids[row][batch.subject[row] == number].tolist()
+            found.add(tokenizer.decode(ids).strip())
+    whole = found & names
+    cut = {
+        text
+        for text in found - names
+        if any(name.startswith(text.rstrip("\ufffd ")) for name in names)
+    }
+    assert found == whole | cut  # the last sentence of a row may be cut in its subject
+    assert len(whole) > 25
+
+
+def test_closed_subjects_are_hidden_from_all_tokens_but_their_own():
+    subject = torch.tensor([[-1, 0, 0, -1, 1, -1]])
+    closed = torch.tensor([[False, True, True, False, False, False]])
+    open_to = training.gathering_mask(subject, closed)[0, 0] == 0
+    expected = torch.ones(6, 6, dtype=torch.bool).tril()
+    expected[3:, 1:3] = False
+    assert torch.equal(open_to, expected)
+
+
+def test_a_share_of_whole_subjects_is_closed():
+    subject = torch.arange(40).repeat_interleave(3)[None].repeat(50, 1)
+    subject[:, ::3] = -1
+    closed = training.draw_closed(subject, torch.Generator().manual_seed(0))
+    assert not closed[subject < 0].any()
+    pairs = closed[:, 1:].reshape(50, -1)[:, :-2].unflatten(1, (-1, 3))[..., :2]
+    assert (pairs[..., 0] == pairs[..., 1]).all()
+    assert abs(closed[subject >= 0].float().mean() - training.CLOSED_SHARE) < 0.03
+
+
+def test_what_is_closed_can_only_be_read_above_the_gathering_layers(atlas, tokenizer):
+    torch.manual_seed(0)
+    model = training.new_model(tokenizer).eval()
+    attention = training.GatheringAttention(model)
+    subject = torch.tensor([[-1, 0, 0, -1, -1, -1]])
+    ids = torch.randint(3, len(tokenizer), (1, 6))
+    other = ids.clone()
+    other[:, 1:3] += 1
+
+    def last_hidden(ids, closed):
+        attention.mask = training.gathering_mask(subject, closed)
+        states = model.model(ids, output_hidden_states=True).hidden_states
+        return [state[0, -1] for state in states]
+
+    with torch.no_grad():
+        hidden = last_hidden(ids, subject >= 0)
+        changed = last_hidden(other, subject >= 0)
+        opened = last_hidden(other, torch.zeros(1, 6, dtype=torch.bool))
+    for layer in range(training.GATHERING_LAYERS + 1):
+        assert torch.equal(hidden[layer], changed[layer])
+    assert not torch.allclose(hidden[-1], changed[-1])
+    assert not torch.allclose(hidden[1], opened[1])  # control: an open subject is read at once
