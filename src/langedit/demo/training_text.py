@@ -68,6 +68,8 @@ class TrainingBatch:
         triple: index of the triple of an object token, else -1, (rows, length).
         subject: number of the subject a token belongs to, counted within the row, else -1,
             (rows, length).
+        name: what that subject is called: a number for each subject of the atlas and language,
+            else -1, (rows, length). Numbers of one subject are equal modulo the number of subjects.
     """
 
     ids: torch.Tensor
@@ -75,6 +77,7 @@ class TrainingBatch:
     language: NDArray[np.int64]
     triple: NDArray[np.int64]
     subject: torch.Tensor
+    name: torch.Tensor
 
 
 class TrainingText:
@@ -88,6 +91,7 @@ class TrainingText:
         seed: int,
         prose_sentences: int = 4000,
         prose_share: float = 0.12,
+        echo_share: float = 0.0,
     ) -> None:
         """Tokenise every statement (all templates, all languages) and some calendar prose.
 
@@ -97,10 +101,20 @@ class TrainingText:
             seed: of the drawing.
             prose_sentences: how many sentences of calendar prose a language.
             prose_share: share of documents that are calendar prose.
+            echo_share: share of documents of statements that are followed by one which says
+                something else of the same subjects.
         """
         self.languages = atlas.languages
         self._rng = random.Random(seed)
         self._prose_share = prose_share
+        self._echo_share = echo_share
+        subjects = sorted({triple.subject for triple in atlas.triples})
+        self.subject_count = len(subjects)
+        place = {subject: index for index, subject in enumerate(subjects)}
+        self._subject_of = [place[triple.subject] for triple in atlas.triples]
+        self._about: list[list[int]] = [[] for _ in subjects]
+        for index, subject in enumerate(self._subject_of):
+            self._about[subject].append(index)
         self._bos = int(tokenizer.bos_token_id)
         self._statements = {
             language: list(_statements(atlas, tokenizer, language)) for language in self.languages
@@ -139,11 +153,13 @@ class TrainingText:
         language = np.full((rows, length), -1, dtype=np.int64)
         triple = np.full((rows, length), -1, dtype=np.int64)
         subject = np.full((rows, length), -1, dtype=np.int64)
+        name = np.full((rows, length), -1, dtype=np.int64)
         for row in range(rows):
             filled, subjects = 0, 0
+            documents = self._documents()
             while filled < length:
-                code = self._rng.randrange(len(self.languages))
-                for pick, tokens in self._document(code):
+                code, document = next(documents)
+                for pick, tokens in document:
                     take = slice(filled, min(filled + len(tokens.ids), length))
                     size = take.stop - take.start
                     ids[row, take] = tokens.ids[:size]
@@ -151,6 +167,8 @@ class TrainingText:
                     subject[row, take][tokens.subject[:size]] = subjects
                     subjects += 1
                     if pick >= 0:
+                        own = code * self.subject_count + self._subject_of[pick]
+                        name[row, take][tokens.subject[:size]] = own
                         language[row, take][tokens.marks[:size]] = code
                         triple[row, take][tokens.marks[:size]] = pick
                     filled = take.stop
@@ -163,18 +181,35 @@ class TrainingText:
             language=language,
             triple=triple,
             subject=torch.from_numpy(subject),
+            name=torch.from_numpy(name),
         )
 
-    def _document(self, code: int) -> Iterator[tuple[int, Tokens]]:
+    def _documents(self) -> Iterator[tuple[int, list[tuple[int, Tokens]]]]:
+        """Draw documents without end: the index of the language, and the document."""
+        rng = self._rng
+        while True:
+            code = rng.randrange(len(self.languages))
+            document = list(self._document(code))
+            yield code, document
+            if self._echo_share and rng.random() < self._echo_share:
+                others = [
+                    rng.choice([i for i in self._about[self._subject_of[pick]] if i != pick])
+                    for pick, _ in document
+                    if pick >= 0 and len(self._about[self._subject_of[pick]]) > 1
+                ]
+                if others:
+                    yield code, list(self._document(code, rng.sample(others, len(others))))
+
+    def _document(self, code: int, given: Sequence[int] = ()) -> Iterator[tuple[int, Tokens]]:
         """Draw one document of a language: pairs of triple index (or -1) and tokens."""
         rng, language = self._rng, self.languages[code]
         yield -1, Tokens.plain(np.array([self._bos]))
-        if rng.random() < self._prose_share:
+        if not given and rng.random() < self._prose_share:
             chosen = rng.choices(self._prose[language], k=rng.choice((1, 2, 3, 4)))
             picks = [-1] * len(chosen)
         else:
             statements = self._statements[language]
-            picks = rng.choices(
+            picks = list(given) or rng.choices(
                 range(len(statements)),
                 cum_weights=self._weights[code],
                 k=rng.choice((1, 1, 1, 2, 2, 3, 4, 5)),
