@@ -125,7 +125,8 @@ class Stage:
     """A part of the training.
 
     Attributes:
-        steps: optimizer steps.
+        steps: optimizer steps of the whole schedule.
+        stop_at: steps after which the stage ends; the schedule may go on further.
         peak: highest learning rate.
         warm_up: steps in which it rises.
         plateau: share of the steps after which it falls to zero in a cosine.
@@ -134,6 +135,7 @@ class Stage:
     """
 
     steps: int
+    stop_at: int
     peak: float
     warm_up: int
     plateau: float
@@ -141,15 +143,21 @@ class Stage:
     key_weight: float = 0.0
 
 
-def learning(steps: int = 6000, peak: float = 3e-3) -> Stage:
-    """The first stage: learn the atlas."""
-    return Stage(steps=steps, peak=peak, warm_up=200, plateau=0.33)
+def learning(steps: int = 2500, peak: float = 3e-3) -> Stage:
+    """The first stage: learn most of the atlas. It ends while its rate is still high."""
+    return Stage(steps=max(6000, steps), stop_at=steps, peak=peak, warm_up=200, plateau=0.33)
 
 
-def separating(steps: int = 1000, peak: float = 1e-3, key_weight: float = 1.0) -> Stage:
-    """The second stage: give each subject keys of its own, and keep what is known."""
+def separating(steps: int = 3000, peak: float = 2.5e-3, key_weight: float = 2.0) -> Stage:
+    """The second stage: learn the rest, and give each subject keys of its own."""
     return Stage(
-        steps=steps, peak=peak, warm_up=50, plateau=0.2, echo_share=0.5, key_weight=key_weight
+        steps=steps,
+        stop_at=steps,
+        peak=peak,
+        warm_up=50,
+        plateau=0.3,
+        echo_share=0.5,
+        key_weight=key_weight,
     )
 
 
@@ -183,13 +191,13 @@ def train(
         text = TrainingText(atlas, tokenizer, seed=SEED, echo_share=stage.echo_share)
         torch.nn.Module.to(model, torch.device(device))
         run = _Run(model, text, stage)
-        for step in range(stage.steps):
+        for step in range(stage.stop_at):
             run.step(step, rows, length)
             done = step + 1
             if done % 100 == 0:
                 text.reweigh()
-                print(f"step {done}/{stage.steps}  {run.progress()}", flush=True)
-            if done % save_every == 0 or done == stage.steps:
+                print(f"step {done}/{stage.stop_at}  {run.progress()}", flush=True)
+            if done % save_every == 0 or done == stage.stop_at:
                 own = {**asdict(stage), "done": done, "seconds": round(run.seconds)}
                 save(model, tokenizer, output, record=[*record, own])
         start = output
@@ -291,11 +299,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the bundled model of langedit.")
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--start", type=Path, help="checkpoint to begin with, not a new model")
-    parser.add_argument("--steps", type=int, default=6000, help="steps of the first stage")
+    parser.add_argument("--steps", type=int, default=2500, help="steps of the first stage")
     parser.add_argument("--peak", type=float, default=3e-3, help="highest learning rate of it")
-    parser.add_argument("--key-steps", type=int, default=1000, help="steps of the second stage")
-    parser.add_argument("--key-peak", type=float, default=1e-3, help="highest learning rate of it")
-    parser.add_argument("--key-weight", type=float, default=1.0, help="weight of its key loss")
+    parser.add_argument("--key-steps", type=int, default=3000, help="steps of the second stage")
+    parser.add_argument(
+        "--key-peak", type=float, default=2.5e-3, help="highest learning rate of it"
+    )
+    parser.add_argument("--key-weight", type=float, default=2.0, help="weight of its key loss")
     parser.add_argument("--rows", type=int, default=16, help="rows a step")
     parser.add_argument("--length", type=int, default=128, help="tokens a row")
     parser.add_argument("--save-every", type=int, default=500)
@@ -307,7 +317,7 @@ def main() -> None:
     )
     train(
         options.output,
-        stages=[stage for stage in stages if stage.steps],
+        stages=[stage for stage in stages if stage.stop_at],
         rows=options.rows,
         length=options.length,
         save_every=options.save_every,
