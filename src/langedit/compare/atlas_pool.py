@@ -69,7 +69,9 @@ def atlas_pool(
                     )
                     for code in languages
                 }
-    texts = {language: perplexity_texts(language) for language in languages}
+    texts = {}
+    if config.perplexity_texts:
+        texts = {code: perplexity_texts(code, config.perplexity_texts) for code in languages}
     return Pool(facts=facts, drawn=drawn, texts=texts)
 
 

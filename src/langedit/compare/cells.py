@@ -113,13 +113,14 @@ def make_cells(
         for dataset in config.datasets:
             for name, plan in plans_of(config, dataset).items():
                 for seed in config.seeds:
+                    some = _of_seed(config, settings, seed)
                     cells += _cells_of(
                         config,
                         ground,
                         name,
                         seed,
                         streams.stream(dataset, plan, seed),
-                        settings,
+                        some,
                         groups,
                     )
     return tuple(cells)
@@ -158,6 +159,15 @@ def retention_points(wanted: int | Sequence[int], batches: int) -> tuple[int, ..
     else:
         spread = {point for point in wanted if point <= batches}
     return tuple(sorted(spread | {1, batches}))
+
+
+def _of_seed(
+    config: CompareConfig, settings: Mapping[str, EditConfig], seed: int
+) -> dict[str, EditConfig]:
+    """The methods that run with a seed: ablations may have fewer."""
+    fewer = config.ablation_seeds
+    skipped = config.ablations if fewer is not None and seed not in fewer else ()
+    return {label: own for label, own in settings.items() if label not in skipped}
 
 
 def _cells_of(

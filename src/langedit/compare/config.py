@@ -170,11 +170,13 @@ class CompareConfig(_Table):
         batches: of a stream, all languages together.
         edits_per_batch: facts in a batch.
         seeds: of the streams of facts.
-        metrics: scores of facts.
+        ablation_seeds: those that the ablations run with; `None`: the same.
+        metrics: scores of facts; efficacy is always one of them.
         retention: after how many batches earlier ones are scored again: a number of points,
             spread evenly, or the batches (from 1). The last is always one of them.
         interference_sample: facts of each batch that are asked again after every later batch.
         transfer_sample: facts of each language that are asked in every other language at the end.
+        perplexity_texts: texts of each language whose perplexity is measured.
         resamples: of the bootstrap.
         tuning_share: share of the subjects that is kept for tuning and never evaluated.
         reference: method that the others are compared with, fact by fact.
@@ -195,10 +197,12 @@ class CompareConfig(_Table):
     batches: Count
     edits_per_batch: Count
     seeds: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0,)
+    ablation_seeds: tuple[NotNegative, ...] | None = None
     metrics: tuple[str, ...] = KINDS
     retention: Count | tuple[Count, ...] = 6
     interference_sample: NotNegative = 4
     transfer_sample: NotNegative = 40
+    perplexity_texts: NotNegative = 60
     resamples: Count = 1000
     tuning_share: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     reference: str | None = None
@@ -228,7 +232,7 @@ class CompareConfig(_Table):
     def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             _one_of("metrics", name, KINDS)
-        return names
+        return tuple(dict.fromkeys(("efficacy", *names)))
 
     @field_validator("languages", mode="after")
     @classmethod
@@ -257,6 +261,8 @@ class CompareConfig(_Table):
     @model_validator(mode="after")
     def _known_tables(self) -> Self:
         labels = [*self.all_methods(), *self.ablations]
+        if extra := sorted(set(self.ablation_seeds or ()) - set(self.seeds)):
+            raise ValueError(f"ablation_seeds: expected some of seeds, got {extra}")
         for label, entry in {**self.methods, **self.ablations}.items():
             for model in entry.on:
                 _one_of(f"{label}.on", model, self.models)

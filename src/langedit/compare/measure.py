@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -43,6 +43,7 @@ def measure(cell: Cell, say: Say) -> dict[str, Any]:
         batches = [_batch_figures(step) for step in steps]
     with stages.stage("scores"):
         scores = score_facts(model, cell.stream.facts, kinds=tuple(cell.measures["metrics"]))
+        probes.finish([score.efficacy for score in scores])
     with stages.stage("aligned facts"):
         asked = [fact for _, fact in cell.stream.aligned]
         aligned = score_facts(model, asked, kinds=("efficacy",)) if asked else []
@@ -128,22 +129,29 @@ class _Probes:
         self._stages.end("edit")
         self._stages.begin()
         done = step.index + 1
-        facts = [fact for batch in self._cell.stream.batches[:done] for fact in batch]
-        full = done in self._cell.measures["retention"]
-        some = [index for index in self._sampled if index < len(facts)]
-        wanted = list(range(len(facts))) if full else some
-        asked = _efficacies(self._model, [facts[index] for index in wanted])
-        found = dict(zip(wanted, asked, strict=True))
-        if full:
-            self.retention.append({"after": done, "efficacy": [found[n] for n in wanted]})
-        if some:
-            sample = {str(index): found[index] for index in some}
-            self.samples.append({"after": done, "efficacy": sample})
+        if done < len(self._cell.stream.batches):  # the last is scored in full anyway
+            facts = [fact for batch in self._cell.stream.batches[:done] for fact in batch]
+            full = done in self._cell.measures["retention"]
+            wanted = [n for n in range(len(facts)) if full or n in self._sampled]
+            asked = _efficacies(self._model, [facts[index] for index in wanted])
+            self._add(done, dict(zip(wanted, asked, strict=True)), full)
         self._stages.end("probe")
         self._say(
             f"{self._cell.name}: batch {done}/{len(self._cell.stream.batches)} {step.seconds:.1f} s"
         )
         self._stages.begin()
+
+    def finish(self, efficacies: Sequence[float | None]) -> None:
+        """Take the scores of all facts at the end for those after the last batch."""
+        if self._cell.settings is not None:
+            self._add(len(self._cell.stream.batches), dict(enumerate(efficacies)), True)
+
+    def _add(self, done: int, found: Mapping[int, float | None], full: bool) -> None:
+        if full:
+            self.retention.append({"after": done, "efficacy": list(found.values())})
+        sample = {str(index): found[index] for index in self._sampled if index in found}
+        if sample:
+            self.samples.append({"after": done, "efficacy": sample})
 
 
 def _sampled(batches: Sequence[Sequence[Fact]], count: int) -> list[int]:

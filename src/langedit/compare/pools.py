@@ -23,7 +23,7 @@ ATLAS = "atlas"
 
 Part = Literal["evaluation", "tuning"]
 
-_TEXTS = 60  # of a language, for perplexity
+_LOOKED_AT = 50  # languages that a source of texts may hold, beside those wanted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,7 +93,8 @@ def file_pool(
     if entry.shuffle:
         random.Random(f"{name}-{seed}").shuffle(keys)
     facts = _told_once({key: by_key[key] for key in keys}, languages)
-    texts = _texts([located(config, text) for text in entry.text], languages)
+    sources = [located(config, text) for text in entry.text]
+    texts = _texts(sources, languages, config.perplexity_texts)
     return Pool(facts=facts, drawn=_shared_out(facts, languages), rejected=rejected, texts=texts)
 
 
@@ -156,10 +157,12 @@ def _shared_out(
     return drawn
 
 
-def _texts(sources: Sequence[str], languages: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {language: [] for language in languages} if sources else {}
-    for language, text in islice(read_corpus(sources) if sources else (), 50 * _TEXTS):
-        if language in found and len(found[language]) < _TEXTS:
+def _texts(sources: Sequence[str], languages: Sequence[str], count: int) -> dict[str, list[str]]:
+    if not sources or not count:
+        return {}
+    found: dict[str, list[str]] = {language: [] for language in languages}
+    for language, text in islice(read_corpus(sources), _LOOKED_AT * count):
+        if language in found and len(found[language]) < count:
             found[language].append(text)
     if empty := [language for language, texts in found.items() if not texts]:
         raise ConfigError(f"text: expected text in {', '.join(empty)}, got none; add some")

@@ -9,6 +9,7 @@ from typing import Any
 from langedit.compare.config import UNEDITED, CompareConfig
 from langedit.compare.figures_of import (
     MEAN,
+    columns_of,
     interference_values,
     languages_of,
     matrix_of,
@@ -18,6 +19,7 @@ from langedit.compare.figures_of import (
 )
 from langedit.compare.files import write_text
 from langedit.compare.grid import Outcome
+from langedit.compare.intervals import resample
 from langedit.compare.markdown import heading, link, table
 from langedit.compare.report_origin import failures, origin, settings_section, trials_section
 from langedit.compare.summary import Board, Row, boards_of, percent_interval
@@ -73,7 +75,7 @@ def _board_parts(
         heading(2, f"{board.dataset} on {board.model}"),
         _scores(board),
         _differences(config, board, records),
-        _ablations(config, board),
+        _ablations(config, board, records),
         heading(3, "By language"),
         _by_language(board, records),
         heading(3, "Retention"),
@@ -106,11 +108,11 @@ def _differences(config: CompareConfig, board: Board, records: Records) -> str:
     reference = config.reference
     if reference is None or reference not in records:
         return ""
-    rows = [
-        [name, *(_difference(row, board.rows[reference], column) for column in board.columns)]
-        for name, row in board.rows.items()
-        if row.group == "methods" and name != reference and _same_facts(records, name, reference)
-    ]
+    rows = []
+    for name, row in board.rows.items():
+        if row.group == "methods" and name != reference and name in records:
+            pair = records[name], records[reference]
+            rows.append([name, *(_difference(config, *pair, column) for column in board.columns)])
     heads = ["method", *(name.replace("_", " ") for name in board.columns)]
     text = (
         f"{heading(3, f'Against {reference}')}\n\nDifference to `{reference}` in percentage "
@@ -119,15 +121,14 @@ def _differences(config: CompareConfig, board: Board, records: Records) -> str:
     return f"{text}\n\n{table(heads, rows)}" if rows else ""
 
 
-def _ablations(config: CompareConfig, board: Board) -> str:
+def _ablations(config: CompareConfig, board: Board, records: Records) -> str:
     """Every ablation, and how far it is from the entry that it begins with."""
     rows = []
     for name, row in board.rows.items():
         if row.group != "ablations" or row.scores is None:
             continue
-        base = config.entry(name).base
-        against = board.rows.get(base) if base is not None else None
-        change = "–" if against is None else _difference(row, against, MEAN)
+        base = config.entry(name).base or ""
+        change = _difference(config, records[name], records.get(base, ()), MEAN)
         rows.append([name, base or "–", *board.cells(name), change])
     if not rows:
         return ""
@@ -275,19 +276,28 @@ class _Figures:
         )
 
 
-def _same_facts(records: Records, first: str, second: str) -> bool:
-    """Whether two methods ran on the same streams, so that their facts can be paired."""
-    own, other = (
-        [record["data"]["fingerprint"] for record in records.get(name, ())]
-        for name in (first, second)
-    )
-    return bool(own) and own == other
-
-
-def _difference(row: Row, other: Row, column: str) -> str:
-    if row.scores is None or other.scores is None or row.seeds != other.seeds:
+def _difference(
+    config: CompareConfig,
+    own: Sequence[Mapping[str, Any]],
+    other: Sequence[Mapping[str, Any]],
+    column: str,
+) -> str:
+    """One method minus another over the streams that both ran on, paired fact by fact."""
+    pairs = {record["data"]["fingerprint"]: record for record in other}
+    both = [
+        (record, pairs[record["data"]["fingerprint"]])
+        for record in own
+        if record["data"]["fingerprint"] in pairs
+    ]
+    if not both:
         return "–"
-    return percent_interval(row.scores.difference(other.scores, column), sign=True)
+    first, second = (
+        resample(
+            [columns_of(pair[side], config.metrics) for pair in both], resamples=config.resamples
+        )
+        for side in (0, 1)
+    )
+    return percent_interval(first.difference(second, column), sign=True)
 
 
 def _ratio(row: Row) -> str:

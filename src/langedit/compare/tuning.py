@@ -90,6 +90,7 @@ def make_trials(
         retention=1,
         interference_sample=0,
         transfer_sample=0,
+        perplexity_texts=0,
         datasets={dataset: _without_protocol(config, dataset)},
     )
     streams = Streams(small, "tuning")
