@@ -95,7 +95,7 @@ def test_no_subject_is_in_both_parts(ground, part):
 
 
 def test_too_few_facts_and_uneven_shares_are_said(ground):
-    with pytest.raises(FactError, match="data set own.*expected 14 facts in en.*got 6"):
+    with pytest.raises(FactError, match=r"data set own.*expected 14 facts in en.*got 6"):
         stream_of(ground, batches=14)
     with pytest.raises(ConfigError, match="2 languages share evenly, got 3"):
         stream_of(ground, batches=3)

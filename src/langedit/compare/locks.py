@@ -88,11 +88,12 @@ def _take(path: Path) -> str | None:
         "token": token,
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return None
     except OSError as error:
+        if isinstance(error, FileExistsError) and path.exists():
+            return None
         raise OutputError(f"{path}: cannot be made ({error}); choose another folder") from error
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump(holder, file)
