@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from compare_helpers import comparison, values
 
@@ -151,6 +154,15 @@ corpus_weight = 1.0
     (tmp_path / "best.toml").write_text(best.replace("alphaedit", "alphaedt"))
     with pytest.raises(ConfigError, match="did you mean 'alphaedit'"):
         read_comparison(tmp_path / "c.toml")
+
+
+def test_the_example_in_the_docs_is_valid(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "compare.md"
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)
+    (tmp_path / "mine.toml").write_text(block, encoding="utf-8")
+    config = read_comparison(tmp_path / "mine.toml")
+    assert edit_config(config, "langedit-english", "small").projection == "orthogonal"
+    assert config.tune is not None
 
 
 def test_values_are_not_shared(ground):

@@ -28,7 +28,12 @@ def fact(language, batch, efficacy, specificity=None):
 
 
 RECORD = {
-    "facts": [fact("en", 0, 1.0, 0.5), fact("en", 0, 0.5), fact("de", 1, 0.25, 1.0), fact("en", 2, 0.0)],
+    "facts": [
+        fact("en", 0, 1.0, 0.5),
+        fact("en", 0, 0.5),
+        fact("de", 1, 0.25, 1.0),
+        fact("en", 2, 0.0),
+    ],
     "retention": [
         {"after": 1, "efficacy": [1.0, 1.0]},
         {"after": 3, "efficacy": [1.0, 0.5, 0.25, 0.0]},
