@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli import demo, edit, stats, validate
+from langedit.cli import compare, demo, edit, stats, tune, validate
 from langedit.errors import LangEditError
 
 USER_ERROR = 2
@@ -34,6 +34,13 @@ app.command("demo", short_help="Edit a bundled model in six languages.", epilog=
 app.command(
     "validate", short_help="Say what of a data set can be edited.", epilog=validate.EXAMPLES
 )(validate.run)
+
+app.command(
+    "compare", short_help="Compare methods, models and data sets.", epilog=compare.EXAMPLES
+)(compare.run)
+app.command(
+    "tune", short_help="Choose the settings of the methods compared.", epilog=tune.EXAMPLES
+)(tune.run)
 
 
 def _print_version(wanted: bool) -> None:

@@ -43,6 +43,9 @@ class EditConfig(BaseModel):
             that directions which the projector leaves are still weighed by how much the corpus
             uses them. 0, as published, leaves it out; towards a projector that forbids nothing it
             becomes MEMIT with history.
+        solve_history: whether the keys of earlier batches are in the projected solves that the
+            published methods have them in: AlphaEdit's, and LangEdit's with a projector that is
+            refreshed. Off, the projector alone protects them.
         moment_weight: weight of the corpus in MEMIT's solve (lambda, `mom2_update_weight`).
         moment_count: number of documents the corpus counts for against edits when a projector is
             refreshed (N).
@@ -86,6 +89,7 @@ class EditConfig(BaseModel):
     ridge: Positive = 10.0
     relative_ridge: Positive | None = None
     corpus_weight: NotNegative = 0.0
+    solve_history: bool = True
     moment_weight: Positive = 15000.0
     moment_count: Count = 100_000
     refresh_edits: Count | None = None

@@ -48,6 +48,7 @@ class LangEdit:
     cut: NullSpaceCut
     ridge: Ridge
     corpus_weight: float
+    solve_history: bool
     basis_tolerance: float
     moment_count: int
     refresh_edits: int | None
@@ -60,6 +61,7 @@ class LangEdit:
             cut=NullSpaceCut.from_config(config),
             ridge=Ridge.from_config(config),
             corpus_weight=config.corpus_weight,
+            solve_history=config.solve_history,
             basis_tolerance=config.basis_tolerance,
             moment_count=config.moment_count,
             refresh_edits=config.refresh_edits,
@@ -90,7 +92,7 @@ class LangEdit:
             keys,
             residuals,
             ridge=ridge_of(state),
-            history=None if orthogonal else state.past_keys(),
+            history=state.past_keys() if self.solve_history and not orthogonal else None,
             moment=corpus_moment(state) if weighed else None,
             moment_weight=self.corpus_weight if weighed else None,
         )
