@@ -51,6 +51,14 @@ def lookup_hidden(
     return _at_lookup(model, prompts, names, of_inputs=False, max_tokens=max_tokens)[layer]
 
 
+def lookup_projected(
+    model: EditableModel, prompts: Sequence[EncodedPrompt], layer: int, *, max_tokens: int = 8192
+) -> Tensor:
+    """Outputs (n, d_model), float32, of a layer's edited projection at the lookup tokens."""
+    names = {layer: model.projection_name(layer)}
+    return _at_lookup(model, prompts, names, of_inputs=False, max_tokens=max_tokens)[layer]
+
+
 def _at_lookup(
     model: EditableModel,
     prompts: Sequence[EncodedPrompt],

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from langedit.editing.config import EditConfig
 from langedit.editing.requests import EditRequest
 from langedit.editing.suffix import SuffixRunner
 from langedit.editing.suffix_batch import SuffixRow
 from langedit.models import EditableModel
 
+if TYPE_CHECKING:
+    from langedit.editing.config import EditConfig
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LossTerms:
-    """Parts of the target loss of n facts, each (n,) float32; `total` is their sum.
+    """Parts of the target loss of n facts, each (n,) float32.
 
     Attributes:
-        total: what is minimised.
+        total: what is minimised, the sum of the next three.
         nll: mean over contexts of the mean negative log-likelihood of the target's tokens, in nats.
         kl: `kl_weight` times KL(edited || original) at the subject of the KL prompt.
         decay: `value_weight_decay` times |delta| / |h|^2.
+        margin: in nats, by how much the least safe target token is more probable than every other
+            token, over contexts and positions; not computed, and minus infinity, where no
+            `stop_margin` is set.
     """
 
     total: Tensor
     nll: Tensor
     kl: Tensor
     decay: Tensor
+    margin: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +63,8 @@ class TargetLoss:
         requests: Sequence[EditRequest],
         model: EditableModel,
         config: EditConfig,
+        *,
+        site: Literal["layer", "projection"],
         use_cache: bool,
     ) -> TargetLoss:
         """Encode rows, run what does not depend on delta, and note the original prediction."""
@@ -65,17 +74,21 @@ class TargetLoss:
         bare: list[int] = []
         for fact, request in enumerate(requests):
             bare.append(len(rows))
-            own = [*_context_rows(request), *([_kl_row(request)] if config.kl_weight else [])]
-            rows += own
-            owners += [fact] * len(own)
-            weight = 1.0 / (len(request.prompts) * len(request.target_ids))
-            wanted += [(fact, token, weight) for token in request.target_ids] * len(request.prompts)
-            wanted += [(fact, -1, 1.0)] if config.kl_weight else []
+            for member in request.members:
+                own = _context_rows(member)
+                weight = 1.0 / (len(own) * len(member.target_ids) * len(request.members))
+                rows += own
+                owners += [fact] * len(own)
+                wanted += [(fact, token, weight) for token in member.target_ids] * len(own)
+            if config.kl_weight:
+                rows.append(_kl_row(request))
+                owners.append(fact)
+                wanted.append((fact, -1, 1.0))
         layer = config.layers[-1]
         loss_layer = (
             model.structure.n_layers - 1 if config.loss_layer is None else config.loss_layer
         )
-        runner = SuffixRunner(model, rows, layer, loss_layer, use_cache=use_cache)
+        runner = SuffixRunner(model, rows, layer, loss_layer, site=site, use_cache=use_cache)
         device = runner.hidden.device
         return cls(
             runner=runner,
@@ -101,7 +114,8 @@ class TargetLoss:
         log_probs = self.runner.logits(delta[self.row_fact]).log_softmax(dim=-1)
         log_probs = log_probs.to(delta.device)
         is_target = self.token >= 0
-        picked = log_probs[is_target].gather(1, self.token[is_target].unsqueeze(1)).squeeze(1)
+        at_target, token = log_probs[is_target], self.token[is_target].unsqueeze(1)
+        picked = at_target.gather(1, token).squeeze(1)
         zeros = torch.zeros(len(delta), device=delta.device)
         nll = zeros.index_add(0, self.wanted_fact[is_target], -self.weight[is_target] * picked)
         kl = zeros
@@ -112,7 +126,14 @@ class TargetLoss:
         norm = torch.linalg.vector_norm(self.initial_hidden, dim=1)
         decay = torch.linalg.vector_norm(delta, dim=1) / norm**2
         kl, decay = self.config.kl_weight * kl, self.config.value_weight_decay * decay
-        return LossTerms(total=nll + kl + decay, nll=nll, kl=kl, decay=decay)
+        margin = torch.full_like(norm, -torch.inf)
+        if self.config.stop_margin is not None:
+            with torch.no_grad():
+                others = at_target.scatter(1, token, -torch.inf).amax(dim=1)
+                least = torch.full_like(norm, torch.inf)
+                owners = self.wanted_fact[is_target]
+                margin = least.scatter_reduce(0, owners, picked - others, "amin")
+        return LossTerms(total=nll + kl + decay, nll=nll, kl=kl, decay=decay, margin=margin)
 
     def select(self, facts: Tensor) -> TargetLoss:
         """The same for the rows of some facts only: `facts` (n,) bool. Facts keep their numbers."""

@@ -1,6 +1,6 @@
-"""The closed-form updates of one layer: MEMIT, AlphaEdit, orthogonal LangEdit.
+"""The closed-form updates of one layer: MEMIT, AlphaEdit, orthogonal LangEdit, ROME.
 
-Every update here minimises a ridge-regularised least-squares objective over `ΔW`, and all are
+Every update of a batch minimises a ridge-regularised least-squares objective over `ΔW`, and all are
 computed by one routine: with `G` the keys (history first, batch last) in coordinates in which the
 regulariser is `ridge·‖·‖²`, the update reads its edits along the last `n` rows of
 `(G Gᵀ + ridge·I)⁻¹ G`. No `(d_in, d_in)` matrix is formed or solved for a projected update.
@@ -99,6 +99,37 @@ def projected_update(
         solver = MomentSolver.from_projected(projector, moment, moment_weight, ridge=ridge)
         right = solver.directions(rows, count)
     return LowRankUpdate(left=left, right=projector.apply(right))
+
+
+def rome_update(solver: MomentSolver, read: Tensor, key: Tensor, residual: Tensor) -> LowRankUpdate:
+    """Return the rank-one `ΔW = r uᵀ/(uᵀk)` with `u = A⁻¹ k̄` (ROME, eq. 2): exactly `ΔW k = r`.
+
+    Where `k̄ = k`, it is the `ΔW` that meets `ΔW k = r` with the smallest `tr(ΔW A ΔWᵀ)`.
+
+    Args:
+        solver: holds `A`, the second moment times any weight, which does not matter.
+        read: `k̄ (d_in,)`: the direction that the update reads before it is whitened. The
+            published code takes the mean of the key over contexts.
+        key: `k (d_in,)`: where the constraint holds; there it is the key of the bare prompt.
+        residual: `r (d_out,)`.
+
+    Raises:
+        NumericalError: When shapes differ, values are not finite, or `uᵀk` is zero to working
+            precision.
+    """
+    width, device = len(solver.factor), solver.factor.device
+    rows = require_rows("keys", torch.stack([read, key]).to(device), width)
+    wanted = require_rows("residuals", residual.to(device).unsqueeze(0))
+    read_white, key_white = _solve_lower(solver.factor, rows.T).T
+    along = torch.dot(read_white, key_white)
+    size = torch.linalg.vector_norm(read_white) * torch.linalg.vector_norm(key_white)
+    if not along.abs() > torch.finfo(along.dtype).eps * size:
+        raise NumericalError(
+            "ROME: expected a key with a part along the direction that the update reads, got none "
+            "(uᵀk is 0): use prefixes in the language of the edit, or none (prefix_count = 0)"
+        )
+    direction = _solve_upper(solver.factor.T, read_white.unsqueeze(1)).T
+    return LowRankUpdate(left=wanted.T.contiguous(), right=direction / along)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

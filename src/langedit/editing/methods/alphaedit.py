@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.closed_form import ClosedForm
 from langedit.editing.methods.null_space import NullSpaceCut, Ridge, projector_of, ridge_of
 from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment, projected_update
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlphaEdit:
+class AlphaEdit(ClosedForm):
     """`dW^T = (P (K K^T + S) + L2 I)^-1 P K R^T`, P from the corpus and never refreshed."""
 
     needs_null_space: ClassVar[bool] = True
@@ -52,7 +53,3 @@ class AlphaEdit:
         return projected_update(
             projector_of(state), keys, residuals, ridge=ridge_of(state), history=history
         )
-
-    def advance(self, state: LayerState, keys: Tensor) -> LayerState:
-        """Only the history grows."""
-        return state.after(keys)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import Tensor
 
 from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.closed_form import ClosedForm
 from langedit.editing.methods.null_space import (
     NullSpaceCut,
     Ridge,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LangEdit:
+class LangEdit(ClosedForm):
     """`dW^T = (P_t (K K^T + S) + L2 I)^-1 P_t K R^T` with a projector P_t of its own each batch."""
 
     needs_null_space: ClassVar[bool] = True
