@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from langedit.cli.folders import whole_folder
 from langedit.cli.load import load_named
 from langedit.cli.plan import EditOptions, EditPlan, make_plan
 from langedit.console import progress
 from langedit.editing import Editor, fact_name, prepare_request
 from langedit.errors import TokenError
 from langedit.evaluation import FactScore, Scores, by_language, score_facts
+from langedit.folders import whole_folder
 from langedit.workspace import run_stream
 
 REPORT = "report.json"
