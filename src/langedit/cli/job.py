@@ -61,7 +61,7 @@ def edit_model(options: EditOptions) -> EditOutcome:
         after = tuple(score_facts(editor.model, plan.facts))
     outcome = EditOutcome(plan=plan, editor=editor, before=before, after=after)
     with whole_folder(options.output) as folder:
-        editor.save_pretrained(folder)
+        editor.save_pretrained(folder, scores=[score.shares() for score in after])
         text = json.dumps(_report(outcome), ensure_ascii=False, indent=2)
         (folder / REPORT).write_text(text + "\n", encoding="utf-8")
     return outcome

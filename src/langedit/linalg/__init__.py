@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from langedit.linalg.compression import Compression, compress_update, key_metric
 from langedit.linalg.moments import MomentAccumulator, SecondMoment, gram
 from langedit.linalg.projector import NullSpaceProjector, null_fraction
 from langedit.linalg.running_moment import CORPUS_WEIGHT, pooled_moment, released_moment
@@ -10,12 +11,15 @@ from langedit.linalg.updates import LowRankUpdate
 
 __all__ = [
     "CORPUS_WEIGHT",
+    "Compression",
     "LowRankUpdate",
     "MomentAccumulator",
     "MomentSolver",
     "NullSpaceProjector",
     "SecondMoment",
+    "compress_update",
     "gram",
+    "key_metric",
     "memit_update",
     "null_fraction",
     "pooled_moment",
