@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from langedit.editing.record import BatchEdit, EditedLayer, EditedModelRecord
@@ -26,9 +26,20 @@ from langedit.models import ModelIdentity
 
 FORMAT = "langedit-edits-1"
 _LARGEST_MANIFEST = 64_000_000  # bytes; safetensors reads headers of up to 100 MB
+_LONGEST_LINE = 4096
 _KIND = TensorFileKind(
     format=FORMAT, advice="Copy it again, or export or edit anew", error=RecordError
 )
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or len(text) > _LONGEST_LINE:
+        raise ValueError(f"expected a line of at most {_LONGEST_LINE} printable characters")
+    return text
+
+
+_Line = Annotated[str, AfterValidator(_printable)]
+"""Text that is shown to people: nothing in it may drive a terminal."""
 
 
 class _Strict(BaseModel):
@@ -37,8 +48,8 @@ class _Strict(BaseModel):
 
 class _Base(_Strict):
     weights_hash: str = Field(pattern="^[0-9a-f]{64}$")
-    revision: str | None
-    source: str
+    revision: _Line | None
+    source: _Line
 
 
 class _Layer(_Strict):
@@ -62,12 +73,12 @@ class _Manifest(_Strict):
     base: _Base
     dtype: str
     layers: dict[str, _Layer]
-    method: str
+    method: _Line
     structure: dict[str, str]
     settings: dict[str, Any]
     batches: list[_Batch]
     keys: bool
-    selection: str | None
+    selection: _Line | None
 
 
 def write_record(path: Path, record: EditedModelRecord, *, keys: bool) -> None:
