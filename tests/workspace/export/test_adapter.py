@@ -17,8 +17,9 @@ from langedit.linalg import LowRankUpdate
 from langedit.workspace.export import export_adapter, export_merged, split_languages
 from langedit.workspace.export.adapter import exact_factors
 
+# Of transformers, about a name that peft asks it for.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # peft asks transformers for it
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
 
 BF16 = 2.0**-8
@@ -74,9 +75,7 @@ def test_layers_of_different_ranks_are_filled_up_with_zeros(tmp_path: Path) -> N
     made = edited(tmp_path)
     dense = made.record.batches[0].updates[0].dense()
     full = LowRankUpdate(left=torch.eye(len(dense)), right=dense)
-    first = replace(
-        made.record.batches[0], updates={**made.record.batches[0].updates, 0: full}
-    )
+    first = replace(made.record.batches[0], updates={**made.record.batches[0].updates, 0: full})
     record = replace(made.record, batches=(first, *made.record.batches[1:]))
     assert export_adapter(record, tmp_path / "out").rank == 32  # 32 + 2 rows, of 32 that do
     tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")

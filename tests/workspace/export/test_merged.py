@@ -148,7 +148,9 @@ def test_another_base_is_refused_with_both_hashes(tmp_path: Path) -> None:
     other.model.save_pretrained(tmp_path / "other")
     other.tokenizer.save_pretrained(tmp_path / "other")
     with pytest.raises(RecordError) as caught:
-        export_merged(made.record, tmp_path / "out", base=BaseSource(source=str(tmp_path / "other")))
+        export_merged(
+            made.record, tmp_path / "out", base=BaseSource(source=str(tmp_path / "other"))
+        )
     assert made.record.base.weights_hash in str(caught.value)
     assert other.identity().weights_hash in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "other"]
@@ -214,7 +216,11 @@ def test_bytes_that_do_not_fit_are_not_written(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(2, 3), "b": torch.ones(4)}, path)
     before = path.read_bytes()
-    for name, values in (("a", torch.ones(3, 2)), ("b", torch.ones(4).half()), ("c", torch.ones(1))):
+    for name, values in (
+        ("a", torch.ones(3, 2)),
+        ("b", torch.ones(4).half()),
+        ("c", torch.ones(1)),
+    ):
         with pytest.raises(ModelError, match="expected"):
             overwrite_tensor(path, name, values)
     assert path.read_bytes() == before
