@@ -21,9 +21,11 @@ def show_export(outcome: ExportOutcome) -> None:
 def export_lines(outcome: ExportOutcome) -> Iterator[str]:
     """Yield the lines of the report."""
     record, scores = outcome.record, Scores.of(outcome.scores)
+    count = len(record.facts)
+    facts = "1 fact" if count == 1 else f"{count} facts"
     rank = f" of rank {outcome.rank}" if outcome.rank is not None else ""
     yield (
-        f"{len(record.facts)} facts in {', '.join(record.languages)} as {outcome.kind}{rank}: "
+        f"{facts} in {', '.join(record.languages)} as {outcome.kind}{rank}: "
         f"efficacy {percent(scores.efficacy)}, generalization {percent(scores.generalization)}, "
         f"specificity {percent(scores.specificity)} percent"
     )

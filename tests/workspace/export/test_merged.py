@@ -17,6 +17,8 @@ from langedit.errors import LangEditError, ModelError, OutputError, RecordError
 from langedit.workspace.export import BaseSource, export_merged
 from langedit.workspace.export.checkpoint import overwrite_tensor
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
 
 @pytest.mark.parametrize("family", LAYOUTS)
 def test_plain_transformers_says_what_the_live_model_says(tmp_path: Path, family: str) -> None:
@@ -120,6 +122,23 @@ def test_a_model_edited_in_another_precision_is_exported_as_it_was(
     model = plain(tmp_path / "out")
     assert str(model.dtype) == f"torch.{loaded}"
     assert torch.equal(logits(model), made.logits)
+
+
+def test_the_files_of_a_hub_model_come_from_the_local_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "hub" / "models--owner--tiny"
+    save_base(home / "snapshots" / COMMIT, "llama", torch.float32, shard="40KB")
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(COMMIT)
+    for module in ("transformers.utils.hub.constants", "huggingface_hub.constants"):
+        monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(tmp_path / "hub"))
+    made = edit_base(Path("owner/tiny"))
+    assert made.record.base.source == "owner/tiny"
+    outcome = export_merged(made.record, tmp_path / "out")
+    assert not outcome.rewritten
+    assert torch.equal(logits(plain(tmp_path / "out")), made.logits)
+    assert 'base_model: "owner/tiny"' in (tmp_path / "out" / "README.md").read_text("utf-8")
 
 
 def test_files_of_no_use_stay_behind(tmp_path: Path) -> None:
