@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from langedit.editing import BatchEdit, EditedLayer, EditedModelRecord, record_files
+from langedit.editing import EditedBatch, EditedLayer, EditedModelRecord, record_files
 from langedit.editing.record_files import read_record, write_record
 from langedit.editing.tensor_file import read_tensor_file, write_tensor_file
 from langedit.errors import LangEditError, OutputError, RecordError
@@ -44,7 +44,9 @@ def record() -> EditedModelRecord:
         for layer in layers
     }
     keys = {layer: torch.randn(2, 5, generator=generator) for layer in layers}
-    batch = BatchEdit(number=7, facts=FACTS, updates=updates, keys=keys, scores=SCORES)
+    batch = EditedBatch(
+        number=7, facts=FACTS, updates=updates, rows=(0, 1), keys=keys, scores=SCORES
+    )
     return EditedModelRecord(
         base=ModelIdentity(weights_hash="a" * 64, revision="main", source="owner/model"),
         dtype="bfloat16",
@@ -130,11 +132,14 @@ WEIGHT = ("layers", "4", "weight_name")
         (put("batches", 0, "number", value="1"), "number"),
         (put("batches", 0, "scores", 0, "efficacy", value=7.0), "efficacy"),
         (put("batches", 0, "scores", value=[]), "scores for each fact"),
-        (put("batches", 0, "facts", value=[]), "expected scores"),
+        (put("batches", 0, "facts", value=[]), "at least one fact"),
         (put("batches", 0, "facts", 0, "path", value="/etc/passwd"), "other fields"),
         (put("batches", 0, "facts", 0, "prompt", value="no slot"), "prompt"),
         (put("batches", 0, "facts", 0, "language", value="../en"), "language"),
         (put("keys", value=False), "no others"),
+        (put("batches", 0, "rows", value=[0, 2]), "a row, from 0, for each of 2 facts"),
+        (put("batches", 0, "rows", value=[0]), "a row, from 0, for each of 2 facts"),
+        (put("batches", 0, "dense", value=[4]), "no others"),
         (tensor(LEFT, torch.full((3, 2), torch.nan)), "finite"),
         (tensor(LEFT, torch.zeros(3, 1)), "update"),
         (tensor(LEFT, torch.zeros(3, 2).double()), "float32"),

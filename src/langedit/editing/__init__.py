@@ -10,17 +10,17 @@ from langedit.editing.keys import compute_keys, lookup_hidden
 from langedit.editing.methods import LayerState, Method, find_method, method_names
 from langedit.editing.moments import LayerMoment, Moments
 from langedit.editing.prefixes import Prefixes, generate_prefixes
-from langedit.editing.record import BatchEdit, EditedLayer, EditedModelRecord
+from langedit.editing.record import EditedBatch, EditedLayer, EditedModelRecord
 from langedit.editing.report import BatchReport, RankUse, UpdateNorm
 from langedit.editing.requests import EditRequest, fact_name, prepare_request
 from langedit.editing.targets import Targets, optimise_targets
 
 __all__ = [
-    "BatchEdit",
     "BatchReport",
     "Change",
     "EditConfig",
     "EditRequest",
+    "EditedBatch",
     "EditedLayer",
     "EditedModelRecord",
     "Editor",

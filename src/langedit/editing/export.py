@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langedit.editing.record import (
-    BatchEdit,
+    EditedBatch,
     EditedLayer,
     EditedModelRecord,
     Score,
@@ -50,11 +50,13 @@ def make_record(
     dealt = split_scores([report.facts for report in reports], scores)
     batches, start = [], 0
     for number, (report, own) in enumerate(zip(reports, dealt, strict=True)):
-        end = start + len(report.facts)
-        batch = BatchEdit(
+        rows = tuple(range(len(report.facts)))
+        end = start + len(rows)
+        batch = EditedBatch(
             number=number,
             facts=report.facts,
             updates=report.updates,
+            rows=rows,
             keys={n: state.history[start:end] for n, state in editor.layer_states.items()},
             scores=own,
         )
@@ -67,7 +69,7 @@ def make_record(
             layer: EditedLayer(
                 weight_name=model.weight_name(layer), transposed=model.stores_transposed(layer)
             )
-            for layer in config.layers
+            for layer in editor.layer_states
         },
         method=config.method,
         structure=config.structure,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from langedit.errors import RecordError
 from langedit.facts import Fact
-from langedit.linalg import LowRankUpdate
+from langedit.linalg import DenseUpdate, LowRankUpdate, Update
 from langedit.models import ModelIdentity
 
 Score = Mapping[str, float | None]
@@ -51,21 +51,23 @@ class EditedLayer:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BatchEdit:
+class EditedBatch:
     """One batch of a record.
 
     Attributes:
         number: what the batch is called, from 0.
         facts: the facts.
         updates: layer -> what was added to its weight.
-        keys: layer -> (facts, d_in) keys of the facts; `None` where they were not kept.
+        rows: for each fact its row in the factors and keys: several may share one.
+        keys: layer -> (rows, d_in) keys of the facts; `None` where they were not kept.
         scores: scores of the facts with all edits of the record in the model; `None` where they
             were not measured.
     """
 
     number: int
     facts: tuple[Fact, ...]
-    updates: Mapping[int, LowRankUpdate]
+    updates: Mapping[int, Update]
+    rows: tuple[int, ...]
     keys: Mapping[int, Tensor] | None = None
     scores: tuple[Score, ...] | None = None
 
@@ -75,9 +77,14 @@ class BatchEdit:
         return tuple(dict.fromkeys(fact.language for fact in self.facts))
 
     @property
+    def row_count(self) -> int:
+        """How many rows the facts have."""
+        return len(set(self.rows))
+
+    @property
     def by_fact(self) -> bool:
-        """Whether each fact has a row of the factors of its own."""
-        return all(update.rank == len(self.facts) for update in self.updates.values())
+        """Whether the rows of the factors belong to facts."""
+        return all(update.rank == self.row_count for update in self.updates.values())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +111,7 @@ class EditedModelRecord:
     method: str
     structure: Mapping[str, str]
     settings: Mapping[str, Any]
-    batches: tuple[BatchEdit, ...]
+    batches: tuple[EditedBatch, ...]
     selection: str | None = None
 
     def __post_init__(self) -> None:
@@ -116,6 +123,8 @@ class EditedModelRecord:
                 f"layers: expected one weight for each of at least one layer, got {len(names)} "
                 f"weights for the layers {sorted(self.layers)}"
             )
+        if not self.batches:
+            raise RecordError("batches: expected at least one, got none: edit something first")
         numbers = [batch.number for batch in self.batches]
         if len(set(numbers)) < len(numbers):
             raise RecordError(f"batches: expected each number once, got {numbers}")
@@ -152,42 +161,57 @@ class EditedModelRecord:
         pairs = zip(self.batches, dealt, strict=True)
         return replace(self, batches=tuple(replace(batch, scores=own) for batch, own in pairs))
 
-    def updates(self, layer: int) -> tuple[LowRankUpdate, ...]:
+    def updates(self, layer: int) -> tuple[Update, ...]:
         """The updates of a layer, oldest first."""
         return tuple(batch.updates[layer] for batch in self.batches)
 
-    def stacked(self, layer: int) -> LowRankUpdate:
-        """The updates of a layer as one pair of float32 factors, on the CPU."""
-        parts = [update.to(device="cpu", dtype=torch.float32) for update in self.updates(layer)]
-        if not parts:
-            raise RecordError("expected at least one batch, got none: there is nothing to export")
-        return LowRankUpdate(
-            left=torch.cat([part.left for part in parts], dim=1),
-            right=torch.cat([part.right for part in parts]),
-        )
+    def total(self, layer: int) -> Update:
+        """The sum of the updates of a layer in float32, on the CPU: factors side by side.
 
-    def _check_batch(self, batch: BatchEdit) -> None:
-        count, where = len(batch.facts), f"batch {batch.number}"
+        A matrix where one of the updates is one.
+        """
+        parts = [update.to(device="cpu", dtype=torch.float32) for update in self.updates(layer)]
+        factors = [part for part in parts if isinstance(part, LowRankUpdate)]
+        if len(factors) == len(parts):
+            return LowRankUpdate.join(factors)
+        exact = [part.to(dtype=torch.float64).dense() for part in parts]
+        return DenseUpdate(matrix=torch.stack(exact).sum(dim=0).float())
+
+    def _check_batch(self, batch: EditedBatch) -> None:
+        count, rows, where = len(batch.facts), batch.row_count, f"batch {batch.number}"
+        if count == 0:
+            raise RecordError(f"{where}: expected at least one fact, got none")
+        if len(batch.rows) != count or set(batch.rows) != set(range(rows)):
+            raise RecordError(
+                f"{where}: expected a row, from 0, for each of {count} facts, got {batch.rows}"
+            )
+        if batch.scores is not None and len(batch.scores) != count:
+            raise RecordError(
+                f"{where}: expected scores for each fact, got {len(batch.scores)} for {count}"
+            )
         if batch.updates.keys() != self.layers.keys():
             raise RecordError(
                 f"{where}: expected updates of the layers {sorted(self.layers)}, got "
                 f"{sorted(batch.updates)}"
             )
-        if count == 0 or (batch.scores is not None and len(batch.scores) != count):
-            scores = "no scores" if batch.scores is None else f"{len(batch.scores)} scores"
-            raise RecordError(f"{where}: expected scores for each fact, got {count} and {scores}")
         for layer, update in batch.updates.items():
-            shape = (update.left.shape[0], update.right.shape[1])
-            first = self.batches[0].updates[layer]
-            if shape != (first.left.shape[0], first.right.shape[1]):
+            shape = update_shape(update)
+            if shape != update_shape(self.batches[0].updates[layer]):
                 raise RecordError(f"{where}, layer {layer}: {shape} is no shape of earlier updates")
-            keys = None if batch.keys is None else batch.keys.get(layer)
-            if batch.keys is not None and (keys is None or keys.shape != (count, shape[1])):
-                came = None if keys is None else tuple(keys.shape)
+            if batch.keys is None:
+                continue
+            came = tuple(batch.keys[layer].shape) if layer in batch.keys else None
+            if came != (rows, shape[1]):
                 raise RecordError(
-                    f"{where}, layer {layer}: expected keys of shape {(count, shape[1])}, got "
-                    f"{came}"
+                    f"{where}, layer {layer}: expected keys of shape {(rows, shape[1])}, got {came}"
                 )
+
+
+def update_shape(update: Update) -> tuple[int, int]:
+    """(d_out, d_in) of what an update is added to."""
+    if isinstance(update, LowRankUpdate):
+        return update.left.shape[0], update.right.shape[1]
+    return update.matrix.shape[0], update.matrix.shape[1]
 
 
 def split_scores(

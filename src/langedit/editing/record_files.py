@@ -17,11 +17,11 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from langedit.editing.record import BatchEdit, EditedLayer, EditedModelRecord
+from langedit.editing.record import EditedBatch, EditedLayer, EditedModelRecord
 from langedit.editing.tensor_file import TensorFileKind, read_tensor_file, write_tensor_file
 from langedit.errors import FactError, LangEditError, NumericalError, OutputError, RecordError
 from langedit.facts import Fact
-from langedit.linalg import LowRankUpdate
+from langedit.linalg import DenseUpdate, LowRankUpdate, Update
 from langedit.models import ModelIdentity
 
 FORMAT = "langedit-edits-1"
@@ -66,6 +66,8 @@ class _Score(_Strict):
 class _Batch(_Strict):
     number: int = Field(ge=0)
     facts: list[dict[str, Any]]
+    rows: list[int]
+    dense: list[int]
     scores: list[_Score] | None
 
 
@@ -140,6 +142,8 @@ def _describe(record: EditedModelRecord, keys: bool) -> dict[str, Any]:
             {
                 "number": batch.number,
                 "facts": [asdict(fact) for fact in batch.facts],
+                "rows": list(batch.rows),
+                "dense": [n for n, u in batch.updates.items() if isinstance(u, DenseUpdate)],
                 "scores": None if batch.scores is None else [dict(s) for s in batch.scores],
             }
             for batch in record.batches
@@ -155,8 +159,11 @@ def _tensors(record: EditedModelRecord, keys: bool) -> dict[str, Tensor]:
         if keys and batch.keys is None:
             raise RecordError(f"batch {batch.number}: expected keys to write, got none")
         for layer, update in batch.updates.items():
-            tensors[_name(index, layer, "left")] = update.left
-            tensors[_name(index, layer, "right")] = update.right
+            if isinstance(update, DenseUpdate):
+                tensors[_name(index, layer, "matrix")] = update.matrix
+            else:
+                tensors[_name(index, layer, "left")] = update.left
+                tensors[_name(index, layer, "right")] = update.right
             if keys and batch.keys is not None:
                 tensors[_name(index, layer, "keys")] = batch.keys[layer]
     return tensors
@@ -164,12 +171,11 @@ def _tensors(record: EditedModelRecord, keys: bool) -> dict[str, Tensor]:
 
 def _build(manifest: _Manifest, tensors: Mapping[str, Tensor]) -> EditedModelRecord:
     layers = {_layer_number(text): where for text, where in manifest.layers.items()}
-    parts = ("left", "right", "keys") if manifest.keys else ("left", "right")
     expected = {
         _name(index, layer, part)
-        for index in range(len(manifest.batches))
+        for index, batch in enumerate(manifest.batches)
         for layer in layers
-        for part in parts
+        for part in _parts(layer, batch, manifest.keys)
     }
     if expected != tensors.keys():
         odd = sorted(expected ^ tensors.keys())
@@ -197,23 +203,29 @@ def _build(manifest: _Manifest, tensors: Mapping[str, Tensor]) -> EditedModelRec
 
 def _build_batch(
     index: int, batch: _Batch, layers: list[int], tensors: Mapping[str, Tensor], keys: bool
-) -> BatchEdit:
+) -> EditedBatch:
     scores = None
     if batch.scores is not None:
         scores = tuple(score.model_dump() for score in batch.scores)
-    return BatchEdit(
+    return EditedBatch(
         number=batch.number,
         facts=tuple(_fact(fields) for fields in batch.facts),
-        updates={
-            layer: LowRankUpdate(
-                left=tensors[_name(index, layer, "left")],
-                right=tensors[_name(index, layer, "right")],
-            )
-            for layer in layers
-        },
+        updates={layer: _update(index, layer, batch, tensors) for layer in layers},
+        rows=tuple(batch.rows),
         keys={layer: tensors[_name(index, layer, "keys")] for layer in layers} if keys else None,
         scores=scores,
     )
+
+
+def _parts(layer: int, batch: _Batch, keys: bool) -> tuple[str, ...]:
+    """The tensors of a layer of a batch."""
+    update = ("matrix",) if layer in batch.dense else ("left", "right")
+    return (*update, "keys") if keys else update
+
+
+def _update(index: int, layer: int, batch: _Batch, tensors: Mapping[str, Tensor]) -> Update:
+    parts = {part: tensors[_name(index, layer, part)] for part in _parts(layer, batch, False)}
+    return DenseUpdate(**parts) if layer in batch.dense else LowRankUpdate(**parts)
 
 
 def _fact(fields: Mapping[str, Any]) -> Fact:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from langedit.editing.methods import LayerState
 from langedit.editing.prefixes import Prefixes
-from langedit.linalg import LowRankUpdate
+from langedit.linalg import Update
 from langedit.models import EditableModel
 
 
@@ -29,7 +29,7 @@ class EditorState:
     prefixes: Prefixes
 
 
-def sum_updates(base: Tensor, updates: Iterable[LowRankUpdate]) -> Tensor:
+def sum_updates(base: Tensor, updates: Iterable[Update]) -> Tensor:
     """Base weight (d_out, d_in) plus updates, one after the other in the base's precision.
 
     Floating-point sums depend on their order; adding an update to a sum made here before gives the

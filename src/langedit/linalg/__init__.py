@@ -7,16 +7,18 @@ from langedit.linalg.moments import MomentAccumulator, SecondMoment, gram
 from langedit.linalg.projector import NullSpaceProjector, null_fraction
 from langedit.linalg.running_moment import CORPUS_WEIGHT, pooled_moment, released_moment
 from langedit.linalg.solves import MomentSolver, memit_update, projected_update
-from langedit.linalg.updates import LowRankUpdate
+from langedit.linalg.updates import DenseUpdate, LowRankUpdate, Update
 
 __all__ = [
     "CORPUS_WEIGHT",
     "Compression",
+    "DenseUpdate",
     "LowRankUpdate",
     "MomentAccumulator",
     "MomentSolver",
     "NullSpaceProjector",
     "SecondMoment",
+    "Update",
     "compress_update",
     "gram",
     "key_metric",

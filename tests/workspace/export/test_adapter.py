@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from langedit.errors import ConfigError, MomentsError, RecordError
-from langedit.linalg import LowRankUpdate
+from langedit.linalg import DenseUpdate, LowRankUpdate
 from langedit.workspace.export import export_adapter, export_merged, split_languages
 from langedit.workspace.export.adapter import exact_factors
 
@@ -46,7 +46,7 @@ def test_merging_into_bfloat16_is_one_rounding_away(tmp_path: Path, family: str)
     model = PeftModel.from_pretrained(plain(made.base), tmp_path / "out").merge_and_unload()
     for layer, where in made.record.layers.items():
         base = plain(made.base).get_parameter(where.weight_name).float()
-        update = made.record.stacked(layer).dense()
+        update = made.record.total(layer).dense()
         exact = base + (update.T if where.transposed else update)
         found = model.get_parameter(where.weight_name)
         assert found.dtype == torch.bfloat16
@@ -66,18 +66,18 @@ def test_the_configuration_names_modules_and_base_exactly(tmp_path: Path, family
     assert (config["base_model_name_or_path"], config["revision"]) == (str(made.base), "main")
     tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert len(tensors) == 4
-    update = made.record.stacked(1)
+    update = made.record.total(1)
     assert torch.equal(tensors[f"base_model.model.{names[1]}.lora_B.weight"], update.left)
     assert torch.equal(tensors[f"base_model.model.{names[1]}.lora_A.weight"], update.right)
 
 
 def test_layers_of_different_ranks_are_filled_up_with_zeros(tmp_path: Path) -> None:
+    """One layer's update has no factors, as those of methods that mask or train have none."""
     made = edited(tmp_path)
-    dense = made.record.batches[0].updates[0].dense()
-    full = LowRankUpdate(left=torch.eye(len(dense)), right=dense)
+    full = DenseUpdate(matrix=made.record.batches[0].updates[0].dense())
     first = replace(made.record.batches[0], updates={**made.record.batches[0].updates, 0: full})
     record = replace(made.record, batches=(first, *made.record.batches[1:]))
-    assert export_adapter(record, tmp_path / "out").rank == 32  # 32 + 2 rows, of 32 that do
+    assert export_adapter(record, tmp_path / "out").rank == 32
     tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert {tuple(t.shape) for t in tensors.values()} == {(32, 48), (32, 32)}
     model = PeftModel.from_pretrained(plain(made.base), tmp_path / "out").eval()

@@ -13,6 +13,7 @@ from tiny import tiny_editable
 from langedit.editing.record_files import read_record
 from langedit.errors import OutputError, RecordError
 from langedit.evaluation import score_facts
+from langedit.linalg import DenseUpdate
 from langedit.workspace.export import (
     apply_delta,
     export_adapter,
@@ -51,6 +52,20 @@ def test_a_delta_is_the_same_for_folder_and_file(tmp_path: Path) -> None:
     assert one.settings == made.editor.config.model_dump(mode="json")
     export_adapter(one, tmp_path / "adapter")
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_updates_without_factors_go_round(tmp_path: Path) -> None:
+    made = edited(tmp_path, "gpt2")
+    batches = tuple(
+        replace(batch, updates={n: DenseUpdate(matrix=u.dense()) for n, u in batch.updates.items()})
+        for batch in made.record.batches
+    )
+    outcome = export_delta(replace(made.record, batches=batches), tmp_path / "delta")
+    assert isinstance(open_record(tmp_path / "delta").batches[0].updates[0], DenseUpdate)
+    apply_delta(made.base, tmp_path / "delta", tmp_path / "out")
+    assert torch.equal(logits(plain(tmp_path / "out")), made.logits)
+    assert outcome.record.scores is not None
+    assert "not kept as factors" in (tmp_path / "delta" / "README.md").read_text(encoding="utf-8")
 
 
 def test_scores_are_measured_where_there_are_none(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from exports import edited
 
 from langedit.editing import EditedModelRecord
 from langedit.errors import FactError, RecordError
-from langedit.linalg import LowRankUpdate
+from langedit.linalg import DenseUpdate, LowRankUpdate
 from langedit.workspace.export import select_edits, split_languages
 
 
@@ -59,8 +59,30 @@ def test_a_selection_is_said_to_be_one_and_has_no_scores(record: EditedModelReco
 def test_languages_add_up_to_the_whole(record: EditedModelRecord) -> None:
     parts = split_languages(record)
     for layer in (0, 1):
-        total = sum(part.stacked(layer).dense() for part in parts.values())
-        assert torch.allclose(total, record.stacked(layer).dense(), atol=1e-6)
+        total = sum(part.total(layer).dense() for part in parts.values())
+        assert torch.allclose(total, record.total(layer).dense(), atol=1e-6)
+
+
+def test_facts_that_share_a_row_take_it_with_them(record: EditedModelRecord) -> None:
+    first = record.batches[0]
+    assert first.keys is not None
+    shared = replace(
+        first,
+        rows=(0, 1, 2, 1),
+        updates={
+            layer: LowRankUpdate(left=update.left[:, :3], right=update.right[:3])
+            for layer, update in first.updates.items()
+            if isinstance(update, LowRankUpdate)
+        },
+        keys={layer: keys[:3] for layer, keys in first.keys.items()},
+    )
+    part = select_edits(replace(record, batches=(shared,)), languages=["en"])
+    (batch,) = part.batches
+    assert batch.rows == (0, 1, 1)
+    for layer, update in batch.updates.items():
+        expected = shared.updates[layer]
+        assert isinstance(expected, LowRankUpdate)
+        assert torch.equal(update.dense(), expected.left[:, :2] @ expected.right[:2])
 
 
 def test_what_is_not_there(record: EditedModelRecord) -> None:
@@ -78,7 +100,7 @@ def test_what_is_not_there(record: EditedModelRecord) -> None:
 
 def test_an_update_without_rows_of_facts_is_not_cut(record: EditedModelRecord) -> None:
     dense = {
-        layer: LowRankUpdate(left=update.dense(), right=torch.eye(48))
+        layer: DenseUpdate(matrix=update.dense())
         for layer, update in record.batches[0].updates.items()
     }
     whole = replace(record, batches=(replace(record.batches[0], updates=dense), record.batches[1]))

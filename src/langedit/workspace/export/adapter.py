@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from langedit.editing import EditedModelRecord, Moments
+from langedit.editing.record import update_shape
 from langedit.errors import ConfigError, MomentsError, RecordError
 from langedit.evaluation import score_facts
 from langedit.folders import whole_folder
-from langedit.linalg import Compression, LowRankUpdate, compress_update, key_metric
+from langedit.linalg import Compression, LowRankUpdate, Update, compress_update, key_metric
 from langedit.workspace.export.base import BaseSource, load_base
 from langedit.workspace.export.card import write_card
 from langedit.workspace.export.outcome import ExportOutcome, Loss, fact_scores, with_scores
@@ -51,7 +52,8 @@ def export_adapter(
     """Write the updates as a LoRA adapter for peft, with a model card.
 
     The factors are those of the updates, side by side; nothing is approximated unless `max_rank`
-    says so. The rank is the number of facts, and at most the smaller side of the edited weight.
+    says so. The rank is the number of facts, and at most the smaller side of the edited weight;
+    that is also the rank of updates that have no factors.
 
     Args:
         record: the base model and its updates.
@@ -75,7 +77,7 @@ def export_adapter(
         raise ConfigError(f"max_rank: expected a number above 0, got {max_rank}")
     chosen = select_edits(record, batches, languages)
     with whole_folder(Path(folder)) as whole:
-        exact = {layer: exact_factors(chosen.stacked(layer)) for layer in chosen.layers}
+        exact = {layer: exact_factors(chosen.total(layer)) for layer in chosen.layers}
         rank = max(update.rank for update in exact.values())
         if max_rank is not None and rank > max_rank:
             factors = _compressed(chosen, exact, max_rank, moments)
@@ -91,16 +93,16 @@ def export_adapter(
     return outcome
 
 
-def exact_factors(update: LowRankUpdate) -> LowRankUpdate:
+def exact_factors(update: Update) -> LowRankUpdate:
     """The same update with as few rows of factors as can be had without a decomposition.
 
-    Factors with more rows than the weight has on its smaller side are multiplied out: the product
-    and an identity matrix are a pair of factors too.
+    Factors with more rows than the weight has on its smaller side are multiplied out: the matrix
+    and an identity matrix are a pair of factors too. So are they for an update without factors.
     """
-    rows, columns = update.left.shape[0], update.right.shape[1]
-    if update.rank <= min(rows, columns):
+    rows, columns = update_shape(update)
+    if isinstance(update, LowRankUpdate) and update.rank <= min(rows, columns):
         return update
-    dense = update.to(dtype=torch.float64).dense().to(update.left.dtype)
+    dense = update.to(dtype=torch.float64).dense().float()
     one = torch.eye(min(rows, columns), dtype=dense.dtype, device=dense.device)
     if rows <= columns:
         return LowRankUpdate(left=one, right=dense)

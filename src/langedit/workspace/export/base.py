@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from langedit.editing import EditedModelRecord
+from langedit.editing.record import update_shape
 from langedit.editing.state import sum_updates
 from langedit.errors import RecordError
 from langedit.models import EditableModel, load_model
@@ -58,8 +59,7 @@ def load_base(record: EditedModelRecord, base: BaseSource | None = None) -> Edit
                 f"{place.source}, found {model.structure.n_layers} layers like "
                 f"{model.weight_name(0)}: the record names other parts than the model has"
             )
-        update = record.batches[0].updates[layer]
-        shape = (update.left.shape[0], update.right.shape[1])
+        shape = update_shape(record.batches[0].updates[layer])
         if shape != (model.structure.d_model, model.structure.d_in):
             raise RecordError(
                 f"layer {layer}: expected updates of shape "

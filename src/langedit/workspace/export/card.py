@@ -12,6 +12,7 @@ from pathlib import Path
 from langedit.editing import EditedModelRecord
 from langedit.evaluation import FactScore, Scores, by_language
 from langedit.facts import Fact, write_facts
+from langedit.linalg import LowRankUpdate, Update
 from langedit.workspace.export.escape import inline
 from langedit.workspace.export.outcome import ExportOutcome
 
@@ -203,10 +204,15 @@ def _weight_lines(record: EditedModelRecord) -> Iterator[str]:
     yield "In the model, these weights and no others:"
     yield ""
     rows = (
-        (str(layer), f"`{where.weight_name}`", str(sum(u.rank for u in record.updates(layer))))
+        (str(layer), f"`{where.weight_name}`", _rank(record.updates(layer)))
         for layer, where in record.layers.items()
     )
-    yield from table(("layer", "weight", "rank of the updates"), rows)
+    yield from table(("layer", "weight", "rows of the factors"), rows)
+
+
+def _rank(updates: Sequence[Update]) -> str:
+    ranks = [update.rank for update in updates if isinstance(update, LowRankUpdate)]
+    return str(sum(ranks)) if len(ranks) == len(updates) else "not kept as factors"
 
 
 def _fact_lines(record: EditedModelRecord) -> Iterator[str]:

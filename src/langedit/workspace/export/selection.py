@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from langedit.editing import BatchEdit, EditedModelRecord
+from langedit.editing import EditedBatch, EditedModelRecord
 from langedit.errors import RecordError
 from langedit.facts import Language
 from langedit.linalg import LowRankUpdate
@@ -21,9 +21,10 @@ def select_edits(
     """Return the record of some batches, or of the facts of some languages, or of both.
 
     Of a batch of several languages the columns and rows of the factors that belong to the facts
-    wanted are taken. No solve was ever made for such a selection: the rest of the batch was solved
-    for together with it, and later batches were edited into a model that had all earlier ones. The
-    scores of the record do not hold for it either and are dropped.
+    wanted are taken; a row that several facts share goes with any of them. No solve was ever made
+    for such a selection: the rest of the batch was solved for together with it, and later batches
+    were edited into a model that had all earlier ones. The scores of the record do not hold for it
+    either and are dropped.
 
     Args:
         record: all edits.
@@ -68,24 +69,27 @@ def split_languages(record: EditedModelRecord) -> dict[str, EditedModelRecord]:
     return {code: select_edits(record, languages=[code]) for code in record.languages}
 
 
-def _of_languages(batch: BatchEdit, codes: set[str]) -> BatchEdit | None:
+def _of_languages(batch: EditedBatch, codes: set[str]) -> EditedBatch | None:
     """The part of a batch that is in some languages; `None` if there is none."""
-    rows = [i for i, fact in enumerate(batch.facts) if fact.language in codes]
-    if len(rows) == len(batch.facts) or not rows:
-        return batch if rows else None
+    places = [i for i, fact in enumerate(batch.facts) if fact.language in codes]
+    if len(places) == len(batch.facts) or not places:
+        return batch if places else None
     if not batch.by_fact:
         raise RecordError(
             f"batch {batch.number} has facts in {', '.join(batch.languages)}, and its method gives "
             "no fact a part of the update of its own: select all of its languages, or edit one "
             "language a batch"
         )
+    rows = sorted({batch.rows[i] for i in places})
     return replace(
         batch,
-        facts=tuple(batch.facts[i] for i in rows),
+        facts=tuple(batch.facts[i] for i in places),
         updates={
             layer: LowRankUpdate(left=update.left[:, rows], right=update.right[rows])
             for layer, update in batch.updates.items()
+            if isinstance(update, LowRankUpdate)
         },
+        rows=tuple(rows.index(batch.rows[i]) for i in places),
         keys=_rows_of(batch.keys, rows),
     )
 
