@@ -127,7 +127,7 @@ def _loss_lines(outcome: ExportOutcome) -> Iterator[str]:
         f"The exact adapter has rank {loss.rank}, this one {outcome.rank}. The error is the root "
         "mean square of what is missing at keys of the corpus and of the edits, relative to what "
         f"the exact updates do to them. {worse} of {len(pairs)} facts have a lower efficacy than "
-        "with the exact adapter; their table has both."
+        "with the exact adapter; the table of scores has both."
     )
     yield ""
     yield from table(
