@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from langedit.cli.folders import whole_folder
 from langedit.cli.load import load_named
 from langedit.cli.plan import EditOptions, EditPlan, make_plan
 from langedit.console import progress
 from langedit.editing import Editor, fact_name, prepare_request
 from langedit.errors import TokenError
 from langedit.evaluation import FactScore, Scores, by_language, score_facts
+from langedit.folders import whole_folder
 from langedit.workspace import run_stream
 
 REPORT = "report.json"
@@ -61,7 +61,7 @@ def edit_model(options: EditOptions) -> EditOutcome:
         after = tuple(score_facts(editor.model, plan.facts))
     outcome = EditOutcome(plan=plan, editor=editor, before=before, after=after)
     with whole_folder(options.output) as folder:
-        editor.save_pretrained(folder)
+        editor.save_pretrained(folder, scores=[score.shares() for score in after])
         text = json.dumps(_report(outcome), ensure_ascii=False, indent=2)
         (folder / REPORT).write_text(text + "\n", encoding="utf-8")
     return outcome

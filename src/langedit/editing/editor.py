@@ -12,12 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from langedit.editing.batch import BatchJob, sum_updates
 from langedit.editing.config import EditConfig
-from langedit.editing.export import save_edited
+from langedit.editing.export import make_record, save_edited
 from langedit.editing.measure import measure_batch
 from langedit.editing.methods import LayerState, find_method
 from langedit.editing.moments import Moments
 from langedit.editing.opening import first_layer_states, require_identity, wrap_model
 from langedit.editing.prefixes import Prefixes, generate_prefixes
+from langedit.editing.record import EditedModelRecord, Score
 from langedit.editing.report import BatchReport
 from langedit.editing.requests import merge_shared, prepare_request
 from langedit.editing.state import EditorState, stored_digest
@@ -61,7 +62,7 @@ class Editor:
         self.config = config
         self.model = wrap_model(model, tokenizer, config)
         config.check_depth(self.model.structure.n_layers)
-        require_identity(self.model, moments)
+        self._identity = require_identity(self.model, moments)
         self._method = find_method(config.method).from_config(config)
         self._state = EditorState(
             layers=first_layer_states(self.model, self._method, moments, config.edited_layers),
@@ -207,13 +208,29 @@ class Editor:
         self._earlier = None
         return last
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a checkpoint that plain transformers loads, and `langedit.json` with the record.
+    def record(self, scores: Sequence[Score] | None = None) -> EditedModelRecord:
+        """The base model and all updates in the model, from which it can be exported.
+
+        Args:
+            scores: of the facts of all batches, in order, measured on the model as it is now.
+
+        Raises:
+            RecordError: there is not one score for each fact.
+        """
+        return make_record(self, self._identity, scores)
+
+    def save_pretrained(self, folder: str | Path, *, scores: Sequence[Score] | None = None) -> None:
+        """Write a checkpoint that plain transformers loads, with the record of its edits.
+
+        Args:
+            folder: new or empty.
+            scores: as for `record`; they go into it.
 
         Raises:
             OutputError: the folder is not empty, is a file, or cannot be written.
+            RecordError: there is not one score for each fact.
         """
-        save_edited(Path(folder), self.model, self.config, self.prefixes, self._reports)
+        save_edited(Path(folder), self, scores)
 
     def _prepare(
         self, facts: Sequence[Fact], given: Tensor | None

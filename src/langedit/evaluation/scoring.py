@@ -25,6 +25,10 @@ class FactScore:
     generalization: float | None = None
     specificity: float | None = None
 
+    def shares(self) -> dict[str, float | None]:
+        """The scores by name, without the language."""
+        return {kind: getattr(self, kind) for kind in KINDS}
+
 
 @dataclass(frozen=True)
 class Scores:

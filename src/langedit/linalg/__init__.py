@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from langedit.linalg.compression import Compression, compress_update, key_metric
 from langedit.linalg.moments import MomentAccumulator, SecondMoment, gram
 from langedit.linalg.projector import NullSpaceProjector, null_fraction
 from langedit.linalg.regularise import keep_largest, spectral_excess
@@ -11,6 +12,7 @@ from langedit.linalg.updates import DenseUpdate, LowRankUpdate, Update
 
 __all__ = [
     "CORPUS_WEIGHT",
+    "Compression",
     "DenseUpdate",
     "LowRankUpdate",
     "MomentAccumulator",
@@ -18,8 +20,10 @@ __all__ = [
     "NullSpaceProjector",
     "SecondMoment",
     "Update",
+    "compress_update",
     "gram",
     "keep_largest",
+    "key_metric",
     "memit_update",
     "null_fraction",
     "pooled_moment",

@@ -73,6 +73,10 @@ class EditableModel:
         """The MLP's output projection of a layer: d_in -> d_model."""
         return self.model.get_submodule(self.projection_name(layer))
 
+    def stores_transposed(self, layer: int) -> bool:
+        """Whether the module keeps the edited weight as (d_in, d_out), as GPT-2's Conv1D does."""
+        return isinstance(self.projection(layer), Conv1D)
+
     # --- weights ----------------------------------------------------------------------------------
 
     def read_weight(self, layer: int) -> Tensor:
@@ -123,7 +127,7 @@ class EditableModel:
                 f"{name} has no values here: it is offloaded to disk or memory, or was never "
                 "loaded. Load the model with a device map that keeps the edited layers resident"
             )
-        seen = weight.t() if isinstance(module, Conv1D) else weight
+        seen = weight.t() if self.stores_transposed(layer) else weight
         if weight.dtype not in _STORED or tuple(seen.shape) != expected:
             raise ModelError(
                 f"expected {name} as plain floating-point numbers {expected}, found {weight.dtype} "
