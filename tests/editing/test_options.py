@@ -55,11 +55,19 @@ def test_one_layer_is_both_ends() -> None:
 @pytest.mark.parametrize("margin", [0.0, 1.0])
 def test_a_target_is_finished_when_it_leads_by_the_margin(margin: float) -> None:
     model = tiny_editable("llama")
-    config = settings(value_steps=60, value_lr=0.3, norm_clamp=20.0, stop_loss=0.0, kl_weight=0.0)
-    requests = [prepare_request(model, f, PREFIXES.of(f.language), config) for f in FACTS]
+    config = settings(
+        value_steps=60,
+        value_lr=0.3,
+        norm_clamp=50.0,
+        stop_loss=0.0,
+        kl_weight=0.0,
+        value_weight_decay=0.0,
+    )
+    facts = (Fact("en", "We met {}", "Peru", "P"), Fact("en", "We saw {}", "Anna", "is"))
+    requests = [prepare_request(model, f, PREFIXES.of(f.language), config) for f in facts]
     found = optimise_targets(model, requests, config.replace(stop_margin=margin))
     longer = optimise_targets(model, requests, config)
-    assert longer.steps.tolist() == [60] * 4  # control: without it all steps are taken
+    assert longer.steps.tolist() == [60, 60]  # control: without it all steps are taken
     assert max(found.steps.tolist()) < 60
     assert min(found.last.margin.tolist()) >= margin
     for i, steps in enumerate(found.steps.tolist()):
@@ -96,7 +104,8 @@ def test_facts_with_the_same_contexts_become_one_row() -> None:
     merged, rows = merge_shared(requests)
     assert rows == (0, 1, 0, 2)
     assert [request.name for request in merged] == [requests[i].name for i in (0, 1, 3)]
-    assert merged[0].members == (requests[0], requests[2])
+    assert merged[0].members[1:] == (requests[2],)
+    assert replace(merged[0], merged=()) == requests[0]
     assert merged[1].members == (requests[1],)
 
 

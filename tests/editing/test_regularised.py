@@ -33,7 +33,7 @@ def test_rect_is_memit_with_few_entries(family: str) -> None:
         update = masked.updates[layer]
         assert isinstance(update, DenseUpdate)
         kept = update.matrix != 0
-        assert float(kept.float().mean()) == pytest.approx(0.4, abs=1e-3)
+        assert float(kept.float().mean()) == pytest.approx(0.4, abs=2e-3)
         assert torch.equal(update.matrix[kept], whole.updates[layer].dense()[kept])
         assert int(torch.linalg.matrix_rank(update.matrix)) > len(FACTS)  # no factors would do
         figures = masked.to_dict()["layers"][str(layer)]
@@ -59,7 +59,7 @@ def test_remembered_keys_are_those_of_the_edited_model(method: str) -> None:
 
 def test_the_share_that_rect_keeps_is_a_setting() -> None:
     report = editor("rect", rect_share=0.1).apply(FACTS)
-    assert float((report.updates[0].dense() != 0).float().mean()) == pytest.approx(0.1, abs=1e-3)
+    assert float((report.updates[0].dense() != 0).float().mean()) == pytest.approx(0.1, abs=2e-3)
 
 
 def test_prune_without_large_singular_values_is_memit_bit_for_bit() -> None:

@@ -20,7 +20,7 @@ def test_the_share_with_the_largest_relative_change_is_kept(share: float) -> Non
     masked = keep_largest(update, weight, share)
     kept = masked != 0
     assert torch.equal(masked[kept], update[kept])
-    assert int(kept.sum()) == pytest.approx(share * 200, abs=1)
+    assert int(kept.sum()) == pytest.approx(share * 200, abs=2)
     relative = (update / weight).abs()
     assert float(relative[kept].min()) >= float(relative[~kept].max())
     by_size = update.abs()  # control: the size of the change itself would choose others
