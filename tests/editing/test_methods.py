@@ -83,6 +83,16 @@ def test_alphaedit_keeps_its_projector_and_counts_the_past() -> None:
     assert_updates(method(method="alphaedit"), expected)
 
 
+@pytest.mark.parametrize("weight", [0.0, 4.0])
+def test_without_history_only_the_projector_protects_the_past(weight: float) -> None:
+    p, none = oracles.null_projector(moment().mean, TAU), torch.zeros(0, D_IN)
+    expected = [projected(p, keys, residuals, none, corpus=weight) for keys, residuals in batches()]
+    chosen = method(method="alphaedit", solve_history=False, corpus_weight=weight)
+    assert_updates(chosen, expected)
+    with_history = run(method(method="alphaedit", corpus_weight=weight))[0]
+    assert not torch.allclose(with_history[1], expected[1], rtol=1e-3)
+
+
 @pytest.mark.parametrize("refresh", [None, 100])
 @pytest.mark.parametrize("projection", ["released", "pooled"])
 def test_refreshed_projectors(projection: str, refresh: int | None) -> None:
