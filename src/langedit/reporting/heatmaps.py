@@ -46,11 +46,11 @@ def heatmap_figure(
     scale: dict[str, Any] = {"cmap": "Blues", "vmin": 0, "vmax": 100}
     if signed:
         scale = {"cmap": "RdBu", "vmin": -100 * limit, "vmax": 100 * limit}
-    image = None
+    images = []
     for axis, (method, own) in zip(axes, panels.items(), strict=True):
         grid = [[_mean(own, row, column) for column in across] for row in down]
         axis.set_facecolor("0.85")
-        image = axis.imshow(grid, **scale)
+        images.append(axis.imshow(grid, **scale))
         for (row, column), cell in own.cells.items():
             place = (across.index(column), down.index(row))
             _write(axis, place, cell, "white" if abs(cell.mean) > 0.6 * limit else "black", signed)
@@ -60,7 +60,7 @@ def heatmap_figure(
         axis.set_xlabel(columns)
     axes[0].set_ylabel(rows)
     figure.colorbar(
-        image, ax=list(axes), label="percentage points" if signed else "percent", shrink=0.85
+        images[0], ax=list(axes), label="percentage points" if signed else "percent", shrink=0.85
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
