@@ -184,6 +184,30 @@ class EditableModel:
             return hidden_of(output.logits)
         return hidden_of(self.model(**inputs, return_dict=True).logits[:, columns])
 
+    def logits_at(self, batch: PaddedBatch, rows: Tensor, columns: Tensor) -> Tensor:
+        """Logits (m, vocabulary) at m places of a batch; the head sees no other hidden state.
+
+        Any scaling or soft-capping of the logits is the model's own.
+
+        Args:
+            batch: padded on either side.
+            rows: (m,) int64.
+            columns: (m,) int64, of the padded batch.
+        """
+
+        def gather(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            hidden = args[0]
+            taken = hidden[rows.to(hidden.device), columns.to(hidden.device)]
+            return (taken.unsqueeze(0), *args[1:])
+
+        head = self.model.get_submodule(self.structure.head)
+        handle = head.register_forward_pre_hook(gather)
+        try:
+            output = self.model(**self.inputs(batch), return_dict=True)
+        finally:
+            handle.remove()
+        return hidden_of(output.logits)[0]
+
     # --- facts about the model --------------------------------------------------------------------
 
     @property
