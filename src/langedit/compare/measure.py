@@ -55,7 +55,7 @@ def measure(cell: Cell, say: Say) -> dict[str, Any]:
     return {
         **_origin(cell),
         "facts": [
-            {"id": fact.id, "batch": place, **asdict(score)}
+            {"id": fact.id, "batch": place, **score.to_dict()}
             for fact, place, score in zip(cell.stream.facts, places, scores, strict=True)
         ],
         "batches": batches,

@@ -62,7 +62,8 @@ def fact_scores(record: EditedModelRecord) -> tuple[FactScore, ...]:
     """The scores of a record with the languages of their facts; empty where it has none."""
     found = record.scores or ()
     return tuple(
-        FactScore(fact.language, **score) for fact, score in zip(record.facts, found, strict=False)
+        FactScore(language=fact.language, **score)
+        for fact, score in zip(record.facts, found, strict=False)
     )
 
 
