@@ -203,3 +203,29 @@ def test_an_error_inside_a_step_leaves_no_hook(monkeypatch: pytest.MonkeyPatch) 
         assert "forward" not in module.__dict__
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
+
+
+def test_out_of_memory_halves_the_facts_and_changes_nothing() -> None:
+    model, config = tiny_editable("llama"), settings()
+    requests = encoded(model, config)
+    expected = optimise_targets(model, requests, config)
+    rows_seen: list[int] = []
+    limit = 0
+
+    def small(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+        rows_seen.append(len(args[0]))
+        if rows_seen[-1] > limit:
+            raise torch.OutOfMemoryError("out of memory")
+
+    handle = model.model.lm_head.register_forward_pre_hook(small)
+    rows_of_one = len(requests[0].prompts) + 1
+    limit = rows_of_one
+    found = optimise_targets(model, requests, config)
+    assert rows_seen[:3] == [4 * rows_of_one, 2 * rows_of_one, rows_of_one]
+    limit = rows_of_one - 1
+    with pytest.raises(torch.OutOfMemoryError):  # one fact alone is too large
+        optimise_targets(model, requests, config)
+    handle.remove()
+    assert torch.allclose(found.target_hidden, expected.target_hidden, atol=1e-4)
+    assert torch.equal(found.steps, expected.steps)
+    assert not model.model.lm_head._forward_pre_hooks

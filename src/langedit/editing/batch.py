@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from langedit.editing.config import EditConfig
-from langedit.editing.keys import compute_keys, lookup_hidden
+from langedit.editing.keys import LayerWalk
 from langedit.editing.methods import LayerState, Method
 from langedit.editing.requests import EditRequest
 from langedit.editing.state import sum_updates
@@ -91,12 +91,10 @@ def edit_layers(
             caller restores them.
     """
     contexts = [request.prompts for request in requests]
-    bare = [request.prompts[0] for request in requests]
-    last, limit = config.layers[-1], config.micro_batch_tokens
+    walk = LayerWalk(model, contexts, config.layers[-1], max_tokens=config.micro_batch_tokens)
     edits = {}
     for done, layer in enumerate(config.layers):
-        keys = compute_keys(model, contexts, [layer], max_tokens=limit)[layer]
-        hidden = lookup_hidden(model, bare, last, max_tokens=limit)
+        keys, hidden = walk.read(layer)
         residuals = (target_hidden.to(hidden) - hidden) / (len(config.layers) - done)
         update = method.solve(states[layer], keys, residuals).to(dtype=torch.float32)
         update = update.to(device=weights[layer].device)

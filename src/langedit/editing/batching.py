@@ -53,7 +53,12 @@ def halve_on_oom(
         if len(group) == 1:
             raise
     # Outside of the handler: the traceback would keep alive what the attempt had allocated.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release_memory()
     middle = len(group) // 2
     return [*halve_on_oom(group[:middle], run), *halve_on_oom(group[middle:], run)]
+
+
+def release_memory() -> None:
+    """Give the memory that torch holds in reserve on a GPU back, after an attempt that failed."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
