@@ -7,6 +7,7 @@ from tiny import FAMILIES, tiny_editable
 
 from langedit.editing import EditRequest, compute_keys, lookup_hidden, prepare_request
 from langedit.editing.batching import micro_batches
+from langedit.editing.keys import LayerWalk
 from langedit.errors import TokenError
 from langedit.facts import Fact
 from langedit.models import EditableModel, Recorder
@@ -95,3 +96,65 @@ def test_text_beyond_the_context_names_the_fact() -> None:
     prepare_request(model, fact, (), settings(kl_template="{}"))
     with pytest.raises(TokenError, match="fact 7: expected at most 16 tokens"):
         prepare_request(model, fact, ["The water of the city is in the capital. "], settings())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_walking_while_layers_are_edited_reads_the_same(family: str) -> None:
+    model = tiny_editable(family)
+    requests = encoded(model)
+    contexts = [request.prompts for request in requests]
+    walk = LayerWalk(model, contexts, 2)
+    for layer in (0, 1, 2):
+        keys, hidden = walk.read(layer)
+        fresh = compute_keys(model, contexts, [layer])[layer]
+        assert torch.allclose(keys, fresh, rtol=1e-4, atol=1e-5)
+        expected = lookup_hidden(model, [request.prompts[0] for request in requests], 2)
+        assert torch.allclose(hidden, expected, rtol=1e-4, atol=1e-4)
+        naive = torch.stack([naive_key(model, request, layer) for request in requests])
+        assert torch.allclose(keys, naive, rtol=1e-4, atol=1e-5)
+        model.write_weight(layer, 1.1 * model.read_weight(layer))
+
+
+def test_a_reading_runs_each_layer_once_and_not_those_below() -> None:
+    model = tiny_editable("llama")
+    contexts = [request.prompts[:1] for request in encoded(model)]
+    ran: list[int] = []
+    walk = LayerWalk(model, contexts, 2)
+    walk.read(0)
+    for number in range(3):
+        attention = model.layer(number).self_attn
+        attention.register_forward_pre_hook(lambda *_, n=number: ran.append(n))
+    for layer, expected in ((0, [0, 1, 2]), (1, [0, 1, 2]), (2, [1, 2])):
+        ran.clear()
+        walk.read(layer)
+        assert ran == expected  # from what entered the layer read before
+    ran.clear()
+    walk.read(2)
+    assert ran == [2]
+
+
+def test_out_of_memory_halves_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_editable("llama")
+    contexts = [request.prompts for request in encoded(model)]
+    expected = compute_keys(model, contexts, [0, 1])
+    walk = LayerWalk(model, contexts, 1)
+    walked = [walk.read(layer)[0] for layer in (0, 1)]
+    seen: list[int] = []
+    module, forward = model.model.model, model.model.model.forward
+
+    def small(*args: object, **kwargs: object) -> object:
+        seen.append(kwargs["input_ids"].numel())
+        if seen[-1] > 40:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(module, "forward", small)
+    found = compute_keys(model, contexts, [0, 1])
+    assert max(seen) > 40 >= seen[-1]
+    assert all(torch.allclose(found[layer], expected[layer], atol=1e-5) for layer in (0, 1))
+    walk = LayerWalk(model, contexts, 1)
+    for layer in (0, 1):
+        assert torch.allclose(walk.read(layer)[0], walked[layer], atol=1e-5)
+    monkeypatch.setattr(module, "forward", lambda **_: small(input_ids=torch.zeros(99)))
+    with pytest.raises(torch.OutOfMemoryError):
+        compute_keys(model, contexts, [0])

@@ -7,6 +7,7 @@ from oracles_targets import naive_target
 from tiny import FAMILIES, tiny_editable
 
 from langedit.editing import EditConfig, EditRequest, optimise_targets, prepare_request
+from langedit.editing.passes import TokenStates
 from langedit.editing.prefix_cache import PrefixCache
 from langedit.errors import NumericalError
 from langedit.facts import Fact
@@ -21,6 +22,13 @@ def encoded(
     model: EditableModel, config: EditConfig, facts: tuple[Fact, ...] = FACTS
 ) -> list[EditRequest]:
     return [prepare_request(model, fact, PREFIXES.of(fact.language), config) for fact in facts]
+
+
+def has_cache(model: EditableModel, requests: list[EditRequest]) -> bool:
+    prompts = [request.prompts[0].ids for request in requests]
+    before = [request.prompts[0].ids[: request.prompts[0].lookup] for request in requests]
+    states = TokenStates.compute(model, prompts, 1, 100)
+    return PrefixCache.compute(model, states, before, 2, 2, 100) is not None
 
 
 def assert_like_naive(
@@ -42,8 +50,7 @@ def assert_like_naive(
 def test_every_family_follows_the_straightforward_trajectory(family: str) -> None:
     model, config = tiny_editable(family), settings()
     requests = encoded(model, config)
-    before = [request.prompts[0].ids[: request.prompts[0].lookup] for request in requests]
-    assert PrefixCache.compute(model, before, 2) is not None  # so the cached way is what runs
+    assert has_cache(model, requests)  # so the cached way is what runs
     assert_like_naive(model, requests, config)
 
 
@@ -196,3 +203,29 @@ def test_an_error_inside_a_step_leaves_no_hook(monkeypatch: pytest.MonkeyPatch) 
         assert "forward" not in module.__dict__
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
+
+
+def test_out_of_memory_halves_the_facts_and_changes_nothing() -> None:
+    model, config = tiny_editable("llama"), settings()
+    requests = encoded(model, config)
+    expected = optimise_targets(model, requests, config)
+    rows_seen: list[int] = []
+    limit = 0
+
+    def small(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+        rows_seen.append(len(args[0]))
+        if rows_seen[-1] > limit:
+            raise torch.OutOfMemoryError("out of memory")
+
+    handle = model.model.lm_head.register_forward_pre_hook(small)
+    rows_of_one = len(requests[0].prompts) + 1
+    limit = rows_of_one
+    found = optimise_targets(model, requests, config)
+    assert rows_seen[:3] == [4 * rows_of_one, 2 * rows_of_one, rows_of_one]
+    limit = rows_of_one - 1
+    with pytest.raises(torch.OutOfMemoryError):  # one fact alone is too large
+        optimise_targets(model, requests, config)
+    handle.remove()
+    assert torch.allclose(found.target_hidden, expected.target_hidden, atol=1e-4)
+    assert torch.equal(found.steps, expected.steps)
+    assert not model.model.lm_head._forward_pre_hooks

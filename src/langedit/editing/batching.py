@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
 
 
 def micro_batches(
@@ -29,3 +34,31 @@ def micro_batches(
             groups.append([item])
             width, used = lengths[item], counts[item]
     return groups
+
+
+def halve_on_oom(
+    group: list[int], run: Callable[[list[int]], Result]
+) -> list[tuple[list[int], Result]]:
+    """Run a group of items, in halves where the device's memory does not hold it.
+
+    Returns:
+        The groups that were run, in order, each with its result.
+
+    Raises:
+        torch.OutOfMemoryError: one item alone does not fit.
+    """
+    try:
+        return [(group, run(group))]
+    except torch.OutOfMemoryError:
+        if len(group) == 1:
+            raise
+    # Outside of the handler: the traceback would keep alive what the attempt had allocated.
+    release_memory()
+    middle = len(group) // 2
+    return [*halve_on_oom(group[:middle], run), *halve_on_oom(group[middle:], run)]
+
+
+def release_memory() -> None:
+    """Give the memory that torch holds in reserve on a GPU back, after an attempt that failed."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

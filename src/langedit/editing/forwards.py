@@ -42,16 +42,18 @@ def on_tokens(module: nn.Module, rows: Tensor, columns: Tensor) -> Forward:
     forward = module.forward
 
     def run(*args: Any, **kwargs: Any) -> Tensor:
-        shape = next(v.shape[:2] for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        first = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        shape = first.shape[:2]
+        flat = (rows * shape[1] + columns).to(first.device)
 
         def pick(value: Any) -> Any:
             if not isinstance(value, Tensor) or value.shape[:2] != shape:
                 return value
-            return value[rows.to(value.device), columns.to(value.device)].unsqueeze(0)
+            return value.flatten(0, 1).index_select(0, flat.to(value.device)).unsqueeze(0)
 
         packed = forward(*map(pick, args), **{name: pick(v) for name, v in kwargs.items()})[0]
-        full: Tensor = packed.new_zeros((*shape, packed.shape[-1]))
-        return full.index_put((rows.to(packed.device), columns.to(packed.device)), packed)
+        full: Tensor = packed.new_zeros((shape.numel(), packed.shape[-1]))
+        return full.index_copy(0, flat.to(packed.device), packed).view(*shape, -1)
 
     return run
 

@@ -1,18 +1,22 @@
 """Keys and hidden states at the lookup tokens of prompts.
 
-A causal model cannot see what follows a token, so prompts are cut after their lookup token: less to
-compute, and the same numbers.
+A causal model cannot see what follows a token, so prompts are cut after their lookup token; what
+they have in common at their beginnings is computed once, and of the last layer only what the lookup
+tokens need. The numbers are those of whole prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from langedit.editing.batching import micro_batches
-from langedit.models import EditableModel, EncodedPrompt, Recorder, pad_batch
+from langedit.editing.batching import Result, release_memory
+from langedit.editing.forwards import on_tokens, replace_forwards
+from langedit.editing.layout import TokenLayout, lay_out
+from langedit.editing.passes import begin_after
+from langedit.models import EditableModel, EncodedPrompt, Recorder
 
 
 def compute_keys(
@@ -25,21 +29,27 @@ def compute_keys(
     """Inputs of the edited projections at the lookup tokens (algorithm 1 of MEMIT).
 
     The key of an edit is half its key in the bare prompt and half the mean of its keys in the
-    prefixed prompts; without prefixes it is the bare one.
+    prefixed prompts; without prefixes it is the bare one. One pass, up to the last layer asked for.
 
     Args:
         model: the model with the weights as they are now.
         contexts: for each edit the bare prompt, then the prefixed ones.
         layers: indices of the layers.
-        max_tokens: padded tokens in one forward pass.
+        max_tokens: padded tokens in one forward pass; halved where memory runs out.
 
     Returns:
         layer -> keys (n, d_in) float32.
     """
-    prompts = [prompt for context in contexts for prompt in context]
-    names = {layer: model.projection_name(layer) for layer in layers}
-    rows = _at_lookup(model, prompts, names, of_inputs=True, max_tokens=max_tokens)
+    cut = [_cut(prompt) for context in contexts for prompt in context]
     weights = _key_weights([len(context) for context in contexts])
+
+    def run(limit: int) -> dict[int, Tensor]:
+        parts = [_Stretch(layout) for layout in lay_out(model, cut, limit)]
+        for part in parts:
+            part.run(model, keys=layers)
+        return {layer: _in_order([(p.layout, p.keys[layer]) for p in parts]) for layer in layers}
+
+    rows = _with_less_memory(run, max_tokens, cut)
     return {layer: weights.to(keys.device) @ keys for layer, keys in rows.items()}
 
 
@@ -47,52 +57,201 @@ def lookup_hidden(
     model: EditableModel, prompts: Sequence[EncodedPrompt], layer: int, *, max_tokens: int = 8192
 ) -> Tensor:
     """Outputs (n, d_model), float32, of a layer at the lookup tokens of n prompts."""
-    names = {layer: model.layer_name(layer)}
-    return _at_lookup(model, prompts, names, of_inputs=False, max_tokens=max_tokens)[layer]
+    cut = [_cut(prompt) for prompt in prompts]
+
+    def run(limit: int) -> Tensor:
+        parts = [_Stretch(layout) for layout in lay_out(model, cut, limit)]
+        for part in parts:
+            part.run(model, hidden=layer)
+        return _in_order([(part.layout, part.reached) for part in parts])
+
+    return _with_less_memory(run, max_tokens, cut)
 
 
 def lookup_projected(
     model: EditableModel, prompts: Sequence[EncodedPrompt], layer: int, *, max_tokens: int = 8192
 ) -> Tensor:
     """Outputs (n, d_model), float32, of a layer's edited projection at the lookup tokens."""
-    names = {layer: model.projection_name(layer)}
-    return _at_lookup(model, prompts, names, of_inputs=False, max_tokens=max_tokens)[layer]
+    cut = [_cut(prompt) for prompt in prompts]
+
+    def run(limit: int) -> Tensor:
+        parts = [_Stretch(layout) for layout in lay_out(model, cut, limit)]
+        for part in parts:
+            part.run(model, projected=layer)
+        return _in_order([(part.layout, part.projected) for part in parts])
+
+    return _with_less_memory(run, max_tokens, cut)
 
 
-def _at_lookup(
-    model: EditableModel,
-    prompts: Sequence[EncodedPrompt],
-    names: dict[int, str],
-    *,
-    of_inputs: bool,
-    max_tokens: int,
-) -> dict[int, Tensor]:
-    """What enters or leaves named modules at the lookup tokens: layer -> (n, width) float32.
+class LayerWalk:
+    """Keys of one layer after the other, rising, while the layers are edited on the way.
 
-    Some models (OPT) hand their MLP all tokens as one list of rows.
+    What enters the layer that was read last is kept, so that the next reading need not begin at the
+    embeddings again. A layer may be edited after it was read, those below it may not.
     """
-    sequences = [prompt.ids[: prompt.lookup + 1] for prompt in prompts]
-    parts: dict[int, list[Tensor]] = {layer: [] for layer in names}
-    groups = micro_batches([len(ids) for ids in sequences], max_tokens)
-    inside = list(names.values())
-    for group in groups:
-        batch = pad_batch([sequences[i] for i in group], model.pad_id)
+
+    def __init__(
+        self,
+        model: EditableModel,
+        contexts: Sequence[Sequence[EncodedPrompt]],
+        last: int,
+        *,
+        max_tokens: int = 8192,
+    ) -> None:
+        """Prepare; nothing is run.
+
+        Args:
+            model: the model; its weights are read as they are at each reading.
+            contexts: for each edit the bare prompt, then the prefixed ones.
+            last: index of the layer whose output at the bare prompts is read along.
+            max_tokens: padded tokens in one forward pass; halved where memory runs out.
+        """
+        self._model = model
+        self._last = last
+        self._limit = max_tokens
+        self._bare = [_cut(context[0]) for context in contexts]
+        self._prefixed = [_cut(prompt) for context in contexts for prompt in context[1:]]
+        self._weights = _key_weights([len(context) for context in contexts])
+        bare_first = _bare_first([len(context) for context in contexts])
+        self._weights = self._weights[:, bare_first]
+        self._stretches: tuple[list[_Stretch], list[_Stretch]] | None = None
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys (n, d_in) of a layer, as of `compute_keys`; outputs (n, d_model) of the last one.
+
+        Both float32, with the weights as they are now, and from one pass over every prompt.
+        """
+
+        def run(limit: int) -> tuple[Tensor, Tensor]:
+            if self._stretches is None or limit != self._limit:
+                self._limit, self._stretches = limit, None
+                self._stretches = self._begin(limit)
+            bare, prefixed = self._stretches
+            for part in bare:
+                part.run(self._model, keys=[layer], hidden=self._last, keep=layer)
+            for part in prefixed:
+                part.run(self._model, keys=[layer], keep=layer)
+            rows = [
+                _in_order([(p.layout, p.keys[layer]) for p in ps]) for ps in (bare, prefixed) if ps
+            ]
+            keys = torch.cat([own.to(rows[0].device) for own in rows])
+            hidden = _in_order([(part.layout, part.reached) for part in bare])
+            return self._weights.to(keys.device) @ keys, hidden
+
+        return _with_less_memory(run, self._limit, [*self._bare, *self._prefixed])
+
+    def _begin(self, limit: int) -> tuple[list[_Stretch], list[_Stretch]]:
+        bare, prefixed = (
+            [_Stretch(layout) for layout in lay_out(self._model, own, limit)] if own else []
+            for own in (self._bare, self._prefixed)
+        )
+        return bare, prefixed
+
+
+class _Stretch:
+    """A rectangle of prompts on its way through the layers.
+
+    Attributes:
+        layout: where the prompts' tokens are.
+        keys: layer -> (prompts, d_in) float32 at the lookup tokens, of the last run.
+        reached: (prompts, d_model) float32, output of the layer asked for, of the last run.
+        projected: (prompts, d_model) float32, output of the edited projection asked for, likewise.
+    """
+
+    def __init__(self, layout: TokenLayout) -> None:
+        self.layout = layout
+        self.keys: dict[int, Tensor] = {}
+        self.reached = torch.empty(0)
+        self.projected = torch.empty(0)
+        self._entering = 0
+        self._states: Tensor | None = None
+
+    def run(
+        self,
+        model: EditableModel,
+        *,
+        keys: Sequence[int] = (),
+        hidden: int | None = None,
+        projected: int | None = None,
+        keep: int | None = None,
+    ) -> None:
+        """Run from where the states that are kept enter.
+
+        Args:
+            model: the model.
+            keys: layers whose keys are read.
+            hidden: layer whose output is read.
+            projected: layer the output of whose edited projection is read.
+            keep: layer whose input, of all tokens, is kept for the next run.
+        """
+        top = max([*keys, *(layer for layer in (hidden, projected) if layer is not None)])
+        inputs = {layer: model.projection_name(layer) for layer in keys}
+        outputs = [] if hidden is None else [model.layer_name(hidden)]
+        given = None if projected is None else model.projection_name(projected)
+        kept = model.layer_name(keep - 1) if keep and keep > self._entering else None
         recorder = Recorder(
             model.model,
-            inputs=inside if of_inputs else (),
-            outputs=() if of_inputs else inside,
-            stop_after=names[max(names)],
+            inputs=inputs.values(),
+            outputs=[*outputs, *(name for name in (given, kept) if name)],
+            stop_after=model.layer_name(top) if hidden == top else model.projection_name(top),
         )
-        with torch.no_grad(), recorder:
-            model.run(batch)
-        seen = recorder.inputs if of_inputs else recorder.outputs
-        last = torch.tensor([len(sequences[i]) - 1 for i in group])
-        for layer, name in names.items():
-            states = seen[name].reshape(*batch.ids.shape, -1)
-            at = last.to(states.device)
-            parts[layer].append(states[torch.arange(len(group), device=at.device), at].float())
-    order = torch.tensor([i for group in groups for i in group]).argsort()
-    return {layer: torch.cat(rows)[order.to(rows[0].device)] for layer, rows in parts.items()}
+        forwards = []
+        if self._states is not None:
+            forwards = begin_after(model, self._entering - 1, self._states)
+        mlp = model.behaviour.mlp
+        if mlp is not None:  # of the last layer nobody reads more than the lookup tokens
+            module = model.layer(top).get_submodule(mlp)
+            forwards.append((module, on_tokens(module, *self.layout.last)))
+        with torch.no_grad(), replace_forwards(forwards), recorder:
+            model.model(**self.layout.inputs(model))
+
+        def inside(layer: int, states: Tensor) -> Tensor:
+            packed = mlp is not None and layer == top
+            return (states[0] if packed else self._at_lookup(states)).float()
+
+        for layer, name in inputs.items():
+            self.keys[layer] = inside(layer, recorder.inputs[name])
+        if projected is not None and given:
+            self.projected = inside(projected, recorder.outputs[given])
+        if hidden is not None:
+            self.reached = self._at_lookup(recorder.outputs[outputs[0]]).float()
+        if kept:
+            self._states = recorder.outputs[kept]
+            self._entering = keep or 0
+
+    def _at_lookup(self, states: Tensor) -> Tensor:
+        """(prompts, width) of states of all tokens, which some models (OPT) give as one list."""
+        rows, columns = (at.to(states.device) for at in self.layout.last)
+        return states.reshape(*self.layout.ids.shape, -1)[rows, columns]
+
+
+def _cut(prompt: EncodedPrompt) -> tuple[int, ...]:
+    return prompt.ids[: prompt.lookup + 1]
+
+
+def _with_less_memory(
+    run: Callable[[int], Result], limit: int, sequences: Sequence[Sequence[int]]
+) -> Result:
+    """Run with a limit of tokens that is halved until memory suffices.
+
+    Raises:
+        torch.OutOfMemoryError: not even the longest sequence fits.
+    """
+    while True:
+        try:
+            return run(limit)
+        except torch.OutOfMemoryError:
+            if limit <= max(map(len, sequences)):
+                raise
+        release_memory()
+        limit //= 2
+
+
+def _in_order(parts: Sequence[tuple[TokenLayout, Tensor]]) -> Tensor:
+    """Rows of all layouts in the order of the sequences, on the first one's device."""
+    order = torch.tensor([member for layout, _ in parts for member in layout.members]).argsort()
+    device = parts[0][1].device
+    return torch.cat([rows.to(device) for _, rows in parts])[order.to(device)]
 
 
 def _key_weights(sizes: Sequence[int]) -> Tensor:
@@ -107,3 +266,11 @@ def _key_weights(sizes: Sequence[int]) -> Tensor:
             weights[edit, start + 1 : start + size] = 0.5 / (size - 1)
         start += size
     return weights
+
+
+def _bare_first(sizes: Sequence[int]) -> Tensor:
+    """Numbers of the prompts of all edits, the bare ones before the prefixed ones."""
+    starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+    bare = torch.zeros(sum(sizes), dtype=torch.bool)
+    bare[starts] = True
+    return torch.cat([bare.nonzero().squeeze(1), (~bare).nonzero().squeeze(1)])

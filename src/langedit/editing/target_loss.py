@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -40,12 +40,32 @@ class LossTerms:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """The loss at one delta.
+
+    The gradient in the logits is written out, so that no graph is kept, and no pass made, over the
+    vocabulary more than once each way.
+
+    Attributes:
+        terms: parts of the loss, each (n,).
+        original: (KL positions, vocabulary) log-probabilities that the divergence is from: those
+            at this delta, if there were none before.
+        gradient: makes the gradient of the sum of the facts' losses in delta, (n, d_model).
+    """
+
+    terms: LossTerms
+    original: Tensor
+    gradient: Callable[[], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TargetLoss:
     """The target loss of n facts as a function of delta, over the facts still in the batch.
 
     `row_fact` says whose delta a row gets. Every wanted position has a fact, the id of the target
     token that should come next (-1 at a KL position) and a weight; `original` holds the
-    log-probabilities of the unedited model at the KL positions, in the order of the facts.
+    log-probabilities of the unedited model at the KL positions, in the order of the facts: those of
+    the first evaluation, where delta is 0.
     """
 
     runner: SuffixRunner
@@ -88,7 +108,15 @@ class TargetLoss:
         loss_layer = (
             model.structure.n_layers - 1 if config.loss_layer is None else config.loss_layer
         )
-        runner = SuffixRunner(model, rows, layer, loss_layer, site=site, use_cache=use_cache)
+        runner = SuffixRunner.build(
+            model,
+            rows,
+            layer,
+            loss_layer,
+            site=site,
+            max_tokens=config.micro_batch_tokens,
+            use_cache=use_cache,
+        )
         device = runner.hidden.device
         return cls(
             runner=runner,
@@ -98,42 +126,82 @@ class TargetLoss:
             wanted_fact=torch.tensor([fact for fact, _, _ in wanted], device=device),
             token=torch.tensor([token for _, token, _ in wanted], device=device),
             weight=torch.tensor([weight for _, _, weight in wanted], device=device),
-        ).with_original()
+        )
 
-    def with_original(self) -> TargetLoss:
-        """The same with the unedited model's log-probabilities at the KL positions."""
-        if not self.config.kl_weight:
-            return self
-        with torch.no_grad():
-            logits = self.runner.logits(torch.zeros_like(self.initial_hidden)[self.row_fact])
-        at_kl = (self.token < 0).to(logits.device)
-        return replace(self, original=logits[at_kl].log_softmax(dim=-1))
+    def evaluate(self, delta: Tensor, *, gradient: bool) -> Evaluation:
+        """Loss terms (n,) at delta (n, d_model); those of facts that left are meaningless.
 
-    def loss(self, delta: Tensor) -> LossTerms:
-        """Loss terms (n,) at delta (n, d_model); those of facts that left are meaningless."""
-        log_probs = self.runner.logits(delta[self.row_fact]).log_softmax(dim=-1)
-        log_probs = log_probs.to(delta.device)
+        Args:
+            delta: float32.
+            gradient: keep what the gradient needs.
+        """
+        with torch.set_grad_enabled(gradient):
+            moved = delta.detach().requires_grad_(gradient)
+            logits = self.runner.logits(moved[self.row_fact])
+        scores = logits.detach()
+        size = scores.logsumexp(dim=1)
+        kl_rows = (self.token < 0).nonzero().squeeze(1).to(scores.device)
+        at_kl = scores[kl_rows] - size[kl_rows].unsqueeze(1)
+        original = self.original if self.original is not None else at_kl
+        away = at_kl - original
+        divergence = (at_kl.exp() * away).sum(dim=1)
+
         is_target = self.token >= 0
-        at_target, token = log_probs[is_target], self.token[is_target].unsqueeze(1)
-        picked = at_target.gather(1, token).squeeze(1)
+        token = self.token.clamp(min=0).to(scores.device).unsqueeze(1)
+        at_token = scores.gather(1, token).squeeze(1)
+        picked = (at_token - size).to(delta.device)
         zeros = torch.zeros(len(delta), device=delta.device)
-        nll = zeros.index_add(0, self.wanted_fact[is_target], -self.weight[is_target] * picked)
-        kl = zeros
-        if self.original is not None:
-            edited, original = log_probs[~is_target], self.original.to(delta.device)
-            divergence = (edited.exp() * (edited - original)).sum(dim=1)
-            kl = zeros.index_add(0, self.wanted_fact[~is_target], divergence)
-        norm = torch.linalg.vector_norm(self.initial_hidden, dim=1)
-        decay = torch.linalg.vector_norm(delta, dim=1) / norm**2
-        kl, decay = self.config.kl_weight * kl, self.config.value_weight_decay * decay
-        margin = torch.full_like(norm, -torch.inf)
-        if self.config.stop_margin is not None:
-            with torch.no_grad():
-                others = at_target.scatter(1, token, -torch.inf).amax(dim=1)
-                least = torch.full_like(norm, torch.inf)
-                owners = self.wanted_fact[is_target]
-                margin = least.scatter_reduce(0, owners, picked - others, "amin")
-        return LossTerms(total=nll + kl + decay, nll=nll, kl=kl, decay=decay, margin=margin)
+        shares = torch.where(is_target, -self.weight * picked, 0.0)
+        nll = zeros.index_add(0, self.wanted_fact, shares)
+        of_kl = self.wanted_fact[~is_target]
+        kl = self.config.kl_weight * zeros.index_add(0, of_kl, divergence.to(delta.device))
+        decay, pull = self._decay(delta)
+
+        def slope() -> Tensor:
+            """Derivative of all facts' losses in the logits, (wanted, vocabulary)."""
+            weight = self.weight.to(scores.device).unsqueeze(1)
+            found = (scores - size.unsqueeze(1)).exp_().mul_(weight)
+            found.scatter_add_(1, token, -weight)  # rows of the divergence are replaced below
+            curved = at_kl.exp() * (away - divergence.unsqueeze(1))
+            found[kl_rows] = self.config.kl_weight * curved
+            return found
+
+        def differentiate() -> Tensor:
+            (found,) = torch.autograd.grad(logits, moved, slope())
+            return found + pull
+
+        margin = self._margin(scores, token, at_token)
+        terms = LossTerms(total=nll + kl + decay, nll=nll, kl=kl, decay=decay, margin=margin)
+        return Evaluation(terms=terms, original=original, gradient=differentiate)
+
+    def _decay(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """`value_weight_decay * |delta| / |h|^2` (n,), and its gradient, 0 where delta is 0."""
+        size = torch.linalg.vector_norm(self.initial_hidden, dim=1)
+        length = torch.linalg.vector_norm(delta, dim=1)
+        weight = self.config.value_weight_decay / size**2
+        tiny = torch.finfo(delta.dtype).tiny
+        pull = delta * (weight / length.clamp(min=tiny)).unsqueeze(1)
+        return weight * length, torch.where(length.unsqueeze(1) > 0, pull, 0.0)
+
+    def _margin(self, scores: Tensor, token: Tensor, at_token: Tensor) -> Tensor:
+        """How far each fact's least safe target token is ahead of every other token (n,), in nats.
+
+        Args:
+            scores: (wanted, vocabulary) logits.
+            token: (wanted, 1) ids of the target tokens; any at KL positions.
+            at_token: (wanted,) logits of these.
+        """
+        facts, device = len(self.initial_hidden), self.initial_hidden.device
+        if self.config.stop_margin is None:
+            return torch.full((facts,), -torch.inf, device=device)
+        ahead = (at_token - scores.scatter(1, token, -torch.inf).amax(dim=1)).to(device)
+        is_target = self.token >= 0
+        least = torch.full((facts,), torch.inf, device=device)
+        return least.scatter_reduce(0, self.wanted_fact[is_target], ahead[is_target], "amin")
+
+    def after(self, found: Evaluation) -> TargetLoss:
+        """The same once the first evaluation has said what the divergence is from."""
+        return replace(self, original=found.original)
 
     def select(self, facts: Tensor) -> TargetLoss:
         """The same for the rows of some facts only: `facts` (n,) bool. Facts keep their numbers."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from langedit.editing.adam import RowAdam
-from langedit.editing.batching import micro_batches
+from langedit.editing.batching import halve_on_oom, micro_batches
 from langedit.editing.forwards import frozen
 from langedit.editing.requests import EditRequest
 from langedit.editing.target_loss import LossTerms, TargetLoss
@@ -68,31 +68,35 @@ def optimise_targets(
         model: the model with the weights as they are now; it is left untouched.
         requests: n facts, encoded.
         config: the settings named above, `value_steps`, `value_lr`, layers, and
-            `micro_batch_tokens`, which bounds the facts optimised at once.
+            `micro_batch_tokens`, which bounds the facts optimised at once; where memory runs out
+            nonetheless, the facts are halved until they fit.
         site: what delta is added to: the output of the last edited layer, as in MEMIT, or of the
             edited projection in it, as in ROME. "Hidden state" then means that output.
-        use_cache: as for `SuffixRunner`.
+        use_cache: as for `SuffixRunner.build`.
 
     Raises:
         NumericalError: a loss or a target is not finite; the message names the fact.
     """
-    lengths = [
-        max(
-            len(prompt.ids) + len(member.target_ids)
-            for member in request.members
-            for prompt in (*member.prompts, member.kl_prompt)
-        )
-        for request in requests
-    ]
+    widths = [_suffix_length(request) for request in requests]
     rows = [1 + sum(len(member.prompts) for member in request.members) for request in requests]
-    groups = micro_batches(lengths, config.micro_batch_tokens, rows=rows)
+    groups = micro_batches(widths, config.micro_batch_tokens, rows=rows)
+
+    def optimise(group: list[int]) -> Targets:
+        return _optimise([requests[i] for i in group], model, config, site, use_cache)
+
     with frozen(model.model):
-        parts = [
-            _optimise([requests[i] for i in group], model, config, site, use_cache)
-            for group in groups
-        ]
-    order = torch.tensor([i for group in groups for i in group]).argsort()
-    return join_targets(parts, order)
+        found = [part for group in groups for part in halve_on_oom(group, optimise)]
+    order = torch.tensor([i for group, _ in found for i in group]).argsort()
+    return join_targets([part for _, part in found], order)
+
+
+def _suffix_length(request: EditRequest) -> int:
+    """Tokens from the lookup token on, in the longest of the rows that a step runs."""
+    return max(
+        len(prompt.ids) - prompt.lookup + len(member.target_ids) - 1
+        for member in request.members
+        for prompt in member.prompts
+    )
 
 
 def _optimise(
@@ -112,29 +116,27 @@ def _optimise(
     active = torch.ones(len(requests), dtype=torch.bool, device=initial.device)
     first = last = None
     for step in range(1, config.value_steps + 1):
-        with torch.set_grad_enabled(step < config.value_steps):
-            delta.requires_grad_(step < config.value_steps)
-            terms = problem.loss(delta)
-        found = _detached(terms)
-        _check_finite(requests, found.total, active, step)
-        first = first or found
-        last = found if last is None else _where(active, found, last)
+        found = problem.evaluate(delta, gradient=step < config.value_steps)
+        terms = found.terms
+        _check_finite(requests, terms.total, active, step)
+        first = first or terms
+        last = terms if last is None else _where(active, terms, last)
         steps[active.cpu()] = step
-        done = found.total < config.stop_loss
+        done = terms.total < config.stop_loss
         if config.stop_margin is not None:
-            done = done | (found.margin >= config.stop_margin)
+            done = done | (terms.margin >= config.stop_margin)
         done = active & done
         active = active & ~done
         if step == config.value_steps or not bool(active.any()):
             break
-        (gradient,) = torch.autograd.grad(terms.total[active].sum(), delta)
-        delta = delta.detach()
-        delta[active] = _clamp(delta + adam.step(gradient), radius)[active]
+        moved = _clamp(delta + adam.step(found.gradient()), radius)
+        delta = torch.where(active.unsqueeze(1), moved, delta)
+        problem = problem.after(found)
         if bool(done.any()):
             problem = problem.select(active)
     assert first is not None
     assert last is not None
-    target = (initial + delta).detach()
+    target = initial + delta
     _check_finite(requests, target.sum(dim=1), torch.ones_like(active), int(steps.max()))
     return Targets(
         target_hidden=target, initial_hidden=initial, first=first, last=last, steps=steps
@@ -157,10 +159,6 @@ def _check_finite(
             f"expected a finite target loss, got {float(values[bad[0]])} at evaluation {step} of "
             f"{names}: load the model in float32 or bfloat16, or lower value_lr"
         )
-
-
-def _detached(terms: LossTerms) -> LossTerms:
-    return LossTerms(**{f.name: getattr(terms, f.name).detach() for f in fields(LossTerms)})
 
 
 def _where(active: Tensor, new: LossTerms, old: LossTerms) -> LossTerms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from langedit.errors import ModelError, NumericalError
+from langedit.models.behaviour import LayerBehaviour, attention_window
 from langedit.models.hooks import hidden_of
 from langedit.models.identity import ModelIdentity, weights_hash
 from langedit.models.padding import PaddedBatch
@@ -76,6 +78,23 @@ class EditableModel:
     def stores_transposed(self, layer: int) -> bool:
         """Whether the module keeps the edited weight as (d_in, d_out), as GPT-2's Conv1D does."""
         return isinstance(self.projection(layer), Conv1D)
+
+    @cached_property
+    def behaviour(self) -> LayerBehaviour:
+        """How layers behave, found out once by running a few tokens; edits do not change it."""
+        return LayerBehaviour.of(self.model, self.structure)
+
+    def takes(self, name: str) -> bool:
+        """Whether the model's `forward` has a parameter of this name."""
+        return name in inspect.signature(self.model.forward).parameters
+
+    def can_pack(self, longest: int) -> bool:
+        """Whether sequences of up to `longest` tokens may share a row under a mask of their own.
+
+        A mask given to the model takes the place of its sliding windows, so these must be longer.
+        """
+        window = attention_window(self.model)
+        return self.behaviour.packs and (window is None or longest <= window)
 
     # --- weights ----------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from torch import Tensor
 
 from langedit.editing.batch import BatchEdit, BatchJob, LayerEdit
-from langedit.editing.keys import lookup_hidden
+from langedit.editing.keys import LayerWalk
 from langedit.editing.methods.base import LayerState
 from langedit.linalg import LowRankUpdate, SecondMoment
 
@@ -68,12 +68,12 @@ class ClosedForm(ABC):
         Raises:
             NumericalError: a solve fails or a value is not finite.
         """
-        bare = [request.prompts[0] for request in job.requests]
+        contexts = [request.prompts for request in job.requests]
         layers, limit = job.config.edited_layers, job.config.micro_batch_tokens
+        walk = LayerWalk(job.model, contexts, layers[-1], max_tokens=limit)
         edits = {}
         for done, layer in enumerate(layers):
-            keys = job.keys((layer,))[layer]
-            hidden = lookup_hidden(job.model, bare, layers[-1], max_tokens=limit)
+            keys, hidden = walk.read(layer)
             residuals = (target_hidden.to(hidden) - hidden) / (len(layers) - done)
             edits[layer] = job.add(layer, keys, self.solve(job.states[layer], keys, residuals))
         return edits

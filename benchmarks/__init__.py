@@ -1,0 +1,1 @@
+"""Measure langedit against a straightforward implementation, and how its cost grows."""

@@ -1,0 +1,124 @@
+"""How the decoder layers of a model behave, found out by running a few tokens through them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from langedit.models.hooks import Recorder
+from langedit.models.structure import ModelStructure
+
+_TOKENS = 3
+# Packed sequences must come nearer to separate ones than this share of the error that sequences
+# make which see one another. Rounding is far below it in any precision, a wrong mask is at 1.
+_PACKING_ERROR = 0.1
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerBehaviour:
+    """What a forward pass of a model's layers looks like.
+
+    Attributes:
+        tuple_length: items of the tuple that a layer returns, `None` if it returns a tensor.
+        mlp: name, within a layer, of the module around the edited projection, when it maps
+            (batch, length, ...) to the same token by token; else `None`.
+        linears: names, within a layer, of linear modules outside the MLP that do so too.
+        packs: whether several sequences may share a row under a mask of their own.
+    """
+
+    tuple_length: int | None
+    mlp: str | None
+    linears: tuple[str, ...]
+    packs: bool
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, structure: ModelStructure) -> LayerBehaviour:
+        """Run three tokens through the first layer, and nine through all for the packing."""
+        first = f"{structure.layers}.0"
+        block = model.get_submodule(first)
+        mlp = structure.projection.rpartition(".")[0]
+        linears = [
+            name
+            for name, module in block.named_modules()
+            if isinstance(module, nn.Linear | Conv1D) and not f"{name}.".startswith(f"{mlp}.")
+        ]
+        inside = [f"{first}.{name}" for name in [*([mlp] if mlp else []), *linears]]
+        lengths: list[int | None] = []
+
+        def note(_module: nn.Module, _args: Any, output: Any) -> None:
+            lengths.append(len(output) if isinstance(output, tuple) else None)
+
+        handle = block.register_forward_hook(note)
+        ids = torch.zeros((1, _TOKENS), dtype=torch.int64, device=model.device)
+        record = Recorder(model, inputs=inside, outputs=inside, stop_after=first)
+        try:
+            with torch.no_grad(), record:
+                model(input_ids=ids, use_cache=False)
+        finally:
+            handle.remove()
+
+        def by_token(name: str) -> bool:
+            seen = [part.get(f"{first}.{name}") for part in (record.inputs, record.outputs)]
+            return all(states is not None and states.shape[:2] == ids.shape for states in seen)
+
+        return cls(
+            tuple_length=lengths[0],
+            mlp=mlp if mlp and by_token(mlp) else None,
+            linears=tuple(name for name in linears if by_token(name)),
+            packs=_packs(model, structure),
+        )
+
+
+def attention_window(model: PreTrainedModel) -> int | None:
+    """Fewest tokens that some layer looks back, where the configuration bounds it."""
+    config = model.config.get_text_config()
+    found = [getattr(config, name, None) for name in _WINDOWS]
+    return min((window for window in found if isinstance(window, int)), default=None)
+
+
+def packed_mask(attends: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to add to attention scores, (b, 1, t, t), where `attends` (b, t, t) says who sees whom.
+
+    It is given to the model in place of its mask over tokens; a token must see itself at least.
+    """
+    zeros = torch.zeros(attends.shape, dtype=dtype, device=attends.device)
+    return zeros.masked_fill(~attends, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def _packs(model: PreTrainedModel, structure: ModelStructure) -> bool:
+    """Compare two sequences in one row, under a mask of their own, with each by itself."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    size = int(model.config.get_text_config().vocab_size)
+    ids = torch.tensor([[(7 * i * i + 3 * i + 1) % size for i in range(6)]])
+    positions = torch.arange(_TOKENS).repeat(2).unsqueeze(0)
+    own = torch.arange(2 * _TOKENS) // _TOKENS
+    attends = (own[:, None] == own).tril().unsqueeze(0)
+    last = f"{structure.layers}.{structure.n_layers - 1}"
+
+    def run(inputs: Mapping[str, Tensor]) -> Tensor:
+        here = {name: value.to(model.device) for name, value in inputs.items()}
+        with torch.no_grad(), Recorder(model, outputs=[last], stop_after=last) as record:
+            model(**here, use_cache=False)
+        return record.outputs[last].float()
+
+    alone = run({"input_ids": ids[0].reshape(2, _TOKENS)}).flatten(0, 1)
+    everything = torch.ones_like(ids)  # said, or transformers finds out where sequences begin
+    together = run({"input_ids": ids, "position_ids": positions, "attention_mask": everything})[0]
+    mask = packed_mask(attends, model.dtype)
+    try:
+        packed = run({"input_ids": ids, "position_ids": positions, "attention_mask": mask})[0]
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False  # the model takes no mask of this kind
+    error, ignored = (packed - alone).norm(), (together - alone).norm()
+    return bool(error <= _PACKING_ERROR * ignored)
