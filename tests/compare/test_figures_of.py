@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from langedit.compare.intervals import Interval, resample
 
 from langedit.compare.figures_of import (
     columns_of,
@@ -14,7 +15,6 @@ from langedit.compare.figures_of import (
     retention_curve,
     transfer_values,
 )
-from langedit.compare.intervals import Interval, resample
 
 
 def fact(language, batch, efficacy, specificity=None):

@@ -100,7 +100,7 @@ def make_plan(options: EditOptions) -> EditPlan:
         batches=batches,
         prefixes=_read_prefixes(options.prefixes, file.facts, config),
         moments=read_moments(
-            options.moments, config.layers, model=options.model, revision=options.revision
+            options.moments, config.edited_layers, model=options.model, revision=options.revision
         ),
     )
 

@@ -8,17 +8,18 @@ from rich.console import Console
 from rich.table import Table
 
 from langedit.demo.run import Answer, DemoResults, MethodResult
-from langedit.evaluation import Scores
-from langedit.reporting import percent, score_table
+from langedit.evaluation import KINDS, Scores
+from langedit.reporting import definition_table, percent, score_table
 
-_COLUMNS = ("efficacy", "generalization", "specificity", "first batch", "perplexity ratio")
+_COLUMNS = (*KINDS, "first batch", "perplexity ratio")
 
 
 def show_demo(results: DemoResults) -> None:
-    """Print a table for each method, answers of the first, and where the files are."""
+    """Print a table for each method, what scores mean, answers of the first, and the files."""
     console = Console()
     for method, own in results.methods.items():
         console.print(method_table(method, own), "")
+    console.print(definition_table(KINDS), "")
     answers = next((own.answers for own in results.methods.values() if own.answers), ())
     console.print(answer_table(answers), "")
     for method, own in results.methods.items():
@@ -50,5 +51,9 @@ def answer_table(answers: Sequence[Answer]) -> Table:
 
 
 def _cells(scores: Scores, first_batch: float, perplexity_ratio: float) -> list[str]:
-    shares = (scores.efficacy, scores.generalization, scores.specificity, first_batch)
-    return [*map(percent, shares), f"{perplexity_ratio:.3f}"]
+    shares = scores.shares()
+    return [
+        *(percent(shares[kind]) for kind in KINDS),
+        percent(first_batch),
+        f"{perplexity_ratio:.3f}",
+    ]

@@ -24,7 +24,7 @@ from langedit.compare.reading import edit_config, prefix_language
 from langedit.compare.streams import Stream, Streams, plans_of
 from langedit.editing import EditConfig
 
-FORMAT = 1
+FORMAT = 2
 """Of the result files; raised when the same settings would give other figures."""
 
 Group = Literal["control", "methods", "ablations"]

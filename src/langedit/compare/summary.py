@@ -9,11 +9,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from langedit.compare.figures_of import FIRST_BATCH, MEAN, columns_of, perplexity_ratio
+from langedit.compare.figures_of import FIRST_BATCH, MEAN, draws_of, perplexity_ratio
 from langedit.compare.grid import Outcome
-from langedit.compare.intervals import Interval, Resampled, resample
 from langedit.compare.tidy import control_records
-from langedit.evaluation import mean_or_none
+from langedit.evaluation import Interval, Resampled, mean_or_none
 
 Mark = Callable[[str], str]
 
@@ -160,11 +159,10 @@ def _row(
     for cell, record in done:
         control = controls.get((cell.model, cell.dataset, cell.seed))
         ratios.append(None if control is None else perplexity_ratio(record, control))
-    columns = [columns_of(record, metrics) for _, record in done]
     return Row(
         method=method,
         group=outcomes[0].cell.group,
         seeds=(len(done), len(outcomes)),
-        scores=resample(columns, resamples=resamples) if done else None,
+        scores=draws_of([r for _, r in done], metrics, resamples) if done else None,
         perplexity=None if None in ratios else mean_or_none(ratios),
     )

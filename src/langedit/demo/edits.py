@@ -32,6 +32,11 @@ class AtlasEdit:
     triple: Triple
     new_object: str
 
+    @property
+    def key(self) -> str:
+        """Of the same edit in all languages; the same triple with another object is another."""
+        return f"{self.triple.relation}/{self.triple.subject}={self.new_object}"
+
 
 def choose_batches(
     atlas: Atlas, *, batches: int = 24, batch_size: int = 25, seed: int = 0
@@ -124,7 +129,8 @@ def to_fact(
     """Write an edit as a fact with probes.
 
     Its neighbourhood: one held-out fact of the same relation, with the same true object where
-    there is one, and one of any relation; both with their true answers.
+    there is one, and one of any relation; both with their true answers. `old` is the true object,
+    `group` the edit, equal in all languages.
     """
     triple = edit.triple
     same_relation = [t for t in held_out if t.relation == triple.relation]
@@ -140,6 +146,8 @@ def to_fact(
             atlas.statement(triple, language, index)[0] for index in PARAPHRASE_TEMPLATES
         ),
         neighbourhood=tuple(true_probe(atlas, t, language) for t in neighbours),
+        old=atlas.object_label(triple.relation, triple.object, language),
+        group=edit.key,
         id=f"{language}/{triple.relation}/{triple.subject}",
     )
 

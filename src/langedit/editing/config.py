@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from langedit.editing.hparams import settings_from_hparams
-from langedit.editing.methods.registry import find_method, method_names
+from langedit.editing.methods.registry import find_method
 from langedit.editing.toml import to_toml
 from langedit.errors import ConfigError, FactError
 from langedit.facts import Language
+from langedit.method_points import method_names
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
