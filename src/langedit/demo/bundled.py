@@ -27,7 +27,7 @@ _OWN_SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 
-MOMENT_TOKENS = 30_000
+MOMENT_TOKENS = 60_000
 
 PROSE_SEED = "held-out"
 """Seed of calendar prose that the model was not trained on."""
