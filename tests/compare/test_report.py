@@ -14,6 +14,7 @@ from langedit.compare.report import write_report
 from langedit.compare.summary import board_table, boards_of, percent_interval
 from langedit.compare.tidy import rows_of
 from langedit.errors import ConfigError
+from langedit.evaluation import Interval
 from langedit.reporting import percent
 
 COMMAND = "langedit compare tiny.toml --report results.md"
@@ -126,8 +127,9 @@ def test_the_table_fits_a_terminal_of_80_columns(done):
 
 
 def test_intervals_in_words():
-    from langedit.compare.intervals import Interval
+    def interval(mean, low, high):
+        return Interval(mean=mean, low=low, high=high, level=0.95, facts=9)
 
-    assert percent_interval(Interval(0.5, 0.4, 0.6)) == "50.0 (40.0–60.0)"
-    assert percent_interval(Interval(0.01, -0.02, 0.03), sign=True) == "+1.0 (-2.0 to +3.0)"
+    assert percent_interval(interval(0.5, 0.4, 0.6)) == "50.0 (40.0–60.0)"
+    assert percent_interval(interval(0.01, -0.02, 0.03), sign=True) == "+1.0 (-2.0 to +3.0)"
     assert percent_interval(None) == "–"

@@ -134,7 +134,7 @@ def make_ground(
     say: Say,
 ) -> Ground:
     """What the cells of a model share."""
-    layers = tuple(sorted({layer for own in settings for layer in own.layers}))
+    layers = tuple(sorted({layer for own in settings for layer in own.edited_layers}))
     return Ground(config=config, name=model, layers=layers, folder=folder, say=say)
 
 

@@ -290,7 +290,7 @@ def _add_draws(
         generator: of the draws.
     """
     values, there = part.nan_to_num(), (~part.isnan()).double()
-    for some in rows.split(max(1, _CHUNK // len(part))):
+    for some in torch.split(rows, max(1, _CHUNK // len(part))):
         drawn = torch.randint(len(part), (len(some), len(part)), generator=generator)
         times = torch.zeros(drawn.shape, dtype=torch.float64)
         times.scatter_add_(1, drawn, torch.ones_like(times))
