@@ -13,16 +13,20 @@ from torch import Tensor
 
 from langedit.editing.batching import micro_batches
 from langedit.facts import Language
-from langedit.models import EditableModel, encode_continuation, encode_text, pad_batch
+from langedit.models import EditableModel, answer_text, encode_continuation, encode_text, pad_batch
 
 
 def encode_answer(
     model: EditableModel, language: str, prompt: str, answer: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of a prompt, and of an answer as it follows that prompt in its language."""
-    joined = Language.parse(language).join(answer, after=prompt)
-    ids = encode_text(model.tokenizer, prompt)
-    return ids, encode_continuation(model.tokenizer, prompt, joined)
+    """Token ids of a prompt, and of an answer as it follows that prompt in its language.
+
+    Where the model is asked in a chat (`model.chat`), the prompt is the user's turn.
+    """
+    tokenizer, chat = model.tokenizer, model.chat
+    joined = answer_text(tokenizer, language, prompt, answer, chat)
+    ids = encode_text(tokenizer, prompt, chat=chat)
+    return ids, encode_continuation(tokenizer, prompt, joined, chat=chat)
 
 
 def forced_predictions(
@@ -98,7 +102,8 @@ def greedy_text(
     texts = []
     generate: Callable[..., Tensor] = cast(Any, model.model).generate
     for prompt in prompts:
-        ids = torch.tensor([encode_text(model.tokenizer, prompt)], device=model.device)
+        encoded = encode_text(model.tokenizer, prompt, chat=model.chat)
+        ids = torch.tensor([encoded], device=model.device)
         with torch.no_grad():
             output = generate(
                 ids,

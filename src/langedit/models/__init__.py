@@ -1,5 +1,6 @@
 """What is edited: loading, structure, hooks, token positions, identity."""
 
+from langedit.models.chat import ChatSettings, answer_text, render_prompt
 from langedit.models.editable import EditableModel
 from langedit.models.hooks import Recorder, hidden_of, replace_output
 from langedit.models.identity import ModelIdentity, weights_hash
@@ -14,12 +15,14 @@ from langedit.models.positions import (
 from langedit.models.structure import ModelStructure, find_structure
 
 __all__ = [
+    "ChatSettings",
     "EditableModel",
     "EncodedPrompt",
     "ModelIdentity",
     "ModelStructure",
     "PaddedBatch",
     "Recorder",
+    "answer_text",
     "encode_continuation",
     "encode_prompt",
     "encode_text",
@@ -27,6 +30,7 @@ __all__ = [
     "hidden_of",
     "load_model",
     "pad_batch",
+    "render_prompt",
     "replace_output",
     "weights_hash",
 ]

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from langedit.errors import ModelError, NumericalError
+from langedit.models.chat import ChatSettings
 from langedit.models.hooks import hidden_of
 from langedit.models.identity import ModelIdentity, weights_hash
 from langedit.models.padding import PaddedBatch
@@ -27,6 +28,7 @@ class EditableModel:
         tokenizer: its fast tokenizer.
         structure: names and sizes of its parts.
         revision: revision asked for when loading, if any.
+        chat: how facts and questions are put to the model; None: as plain text.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class EditableModel:
         tokenizer: PreTrainedTokenizerBase,
         structure: ModelStructure,
         revision: str | None = None,
+        chat: ChatSettings | None = None,
     ) -> None:
         """Put the parts together; `load_model` does it from a folder or the hub.
 
@@ -47,6 +50,11 @@ class EditableModel:
         self.tokenizer = tokenizer
         self.structure = structure
         self.revision = revision
+        self.chat = chat
+
+    def with_chat(self, chat: ChatSettings | None) -> EditableModel:
+        """The same model and weights, with facts and questions put to it in another way."""
+        return EditableModel(self.model, self.tokenizer, self.structure, self.revision, chat)
 
     # --- parts ------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from langedit.errors import TokenError
+from langedit.models.chat import ChatSettings, RenderedPrompt, render_prompt
 
 # What a continuation is put after when it merges with its prompt: tokenizers seldom merge across
 # all of these, and text after them gets no artificial leading blank.
@@ -23,7 +24,8 @@ class EncodedPrompt:
     """A prompt as the model reads it.
 
     Attributes:
-        ids: token ids, with the tokenizer's own special tokens in front and none behind.
+        ids: token ids, with the tokenizer's own special tokens in front and none behind; of a chat,
+            everything up to where the assistant begins.
         lookup: index in `ids` of the lookup token, the last one that holds a part of the subject.
         subject_start: index of the first token that covers a part of the subject; at the very start
             of a text this may be the blank that Metaspace tokenizers put in front.
@@ -48,7 +50,12 @@ def require_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, text: str, span: tuple[int, int], *, before: str = ""
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    span: tuple[int, int],
+    *,
+    before: str = "",
+    chat: ChatSettings | None = None,
 ) -> EncodedPrompt:
     """Tokenise a prompt and find its lookup token.
 
@@ -62,19 +69,35 @@ def encode_prompt(
         text: the prompt with the subject in it.
         span: characters [start, end) of the subject in `text`.
         before: put in front of `text` as it is, such as a context prefix with its separator.
+        chat: the text becomes the user's turn of the tokenizer's chat template.
 
     Raises:
         TokenError: slow tokenizer, span outside the text or blank, or no token covers the subject.
+        ConfigError: as `render_prompt`.
     """
     require_offsets(tokenizer)
     start, end = span
     if not 0 <= start < end <= len(text) or not text[start:end].strip():
         raise TokenError(f"expected characters of a subject in {text!r}, got the span {span}")
     end = start + len(text[start:end].rstrip())
-    full = before + text
+    rendered = render_prompt(tokenizer, text, before=before, chat=chat)
+    ids, covers = _encode_rendered(tokenizer, rendered)
+    shift = rendered.shift
+    first, last = _tokens_over(covers, rendered.text, start + shift, end + shift)
+    return EncodedPrompt(ids=tuple(ids), lookup=last, subject_start=first)
+
+
+def _encode_rendered(
+    tokenizer: PreTrainedTokenizerBase, rendered: RenderedPrompt
+) -> tuple[list[int], list[tuple[int, ...] | None]]:
+    """Ids of a text that something may follow, and the characters that each token covers.
+
+    Special tokens that the tokenizer adds cover none, and are kept in front only; those that a
+    chat template writes stand in the text.
+    """
     encoded = tokenizer(
-        full,
-        add_special_tokens=True,
+        rendered.text,
+        add_special_tokens=rendered.adds_special_tokens,
         padding=False,
         truncation=False,
         return_offsets_mapping=True,
@@ -82,13 +105,16 @@ def encode_prompt(
         verbose=False,
     )
     ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
-    added = encoded["special_tokens_mask"]
+    added = encoded["special_tokens_mask"] if rendered.adds_special_tokens else [0] * len(ids)
     while ids and added[len(ids) - 1]:
         ids.pop()
-    covers = [None if added[i] else tuple(offsets[i]) for i in range(len(ids))]
-    shift = len(before)
-    first, last = _tokens_over(covers, full, start + shift, end + shift)
-    return EncodedPrompt(ids=tuple(ids), lookup=last, subject_start=first)
+    begin = tokenizer.bos_token_id
+    if not rendered.adds_special_tokens and begin is not None and ids[:2] == [begin, begin]:
+        raise TokenError(
+            f"the chat template begins its text with {tokenizer.bos_token} twice; models are "
+            "trained with one: give the tokenizer a template that writes it once"
+        )
+    return ids, [None if added[i] else tuple(offsets[i]) for i in range(len(ids))]
 
 
 def _tokens_over(
@@ -112,30 +138,33 @@ def _tokens_over(
     )
 
 
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, chat: ChatSettings | None = None
+) -> tuple[int, ...]:
     """Token ids of a text that something may follow: special tokens in front, none behind.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        text: the text.
+        chat: the text becomes the user's turn of the tokenizer's chat template.
 
     Raises:
         TokenError: the text has no tokens.
+        ConfigError: as `render_prompt`.
     """
-    encoded = tokenizer(
-        text,
-        add_special_tokens=True,
-        padding=False,
-        truncation=False,
-        return_special_tokens_mask=True,
-        verbose=False,
-    )
-    ids, added = list(encoded["input_ids"]), encoded["special_tokens_mask"]
-    while ids and added[len(ids) - 1]:
-        ids.pop()
+    require_offsets(tokenizer)
+    ids, _ = _encode_rendered(tokenizer, render_prompt(tokenizer, text, chat=chat))
     if not ids:
         raise TokenError(f"expected a text with tokens, got {text!r}")
     return tuple(ids)
 
 
 def encode_continuation(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    continuation: str,
+    *,
+    chat: ChatSettings | None = None,
 ) -> tuple[int, ...]:
     """Token ids of a continuation as it follows its prompt, without special tokens.
 
@@ -148,12 +177,14 @@ def encode_continuation(
         tokenizer: a fast tokenizer; its padding and truncation settings play no part.
         prompt: text that comes before, without special tokens.
         continuation: what follows, with its leading blank where the language writes one.
+        chat: the prompt becomes the user's turn of the chat template; the assistant continues.
 
     Raises:
         TokenError: slow tokenizer, or the continuation has no tokens of its own.
+        ConfigError: as `render_prompt`.
     """
     require_offsets(tokenizer)
-    for anchor in (prompt, *_ANCHORS):
+    for anchor in (render_prompt(tokenizer, prompt, chat=chat).text, *_ANCHORS):
         head, _ = _encode_plain(tokenizer, anchor)
         full, ends = _encode_plain(tokenizer, anchor + continuation)
         n = len(head)
