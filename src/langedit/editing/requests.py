@@ -73,8 +73,12 @@ def prepare_request(
 
 
 def fact_name(fact: Fact) -> str:
-    """The fact's id, or else its prompt and target."""
-    return fact.id or f"{fact.language}: {fact.text} -> {fact.target}"
+    """The fact's id, or else its prompt and target, of which long ones are cut in the middle."""
+    return fact.id or f"{fact.language}: {_shortened(fact.text)} -> {_shortened(fact.target)}"
+
+
+def _shortened(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :].lstrip()}"
 
 
 def _check_length(model: EditableModel, request: EditRequest) -> None:
