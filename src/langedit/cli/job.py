@@ -116,6 +116,13 @@ def _report(outcome: EditOutcome) -> dict[str, Any]:
             "revision": plan.options.revision,
             "weights_hash": plan.moments.identity.weights_hash,
         },
+        "precision": {
+            "edited_weights": str(
+                outcome.editor.model.stored_dtype(plan.config.layers[0])
+            ).removeprefix("torch."),
+            "solves_and_sums": "float32 or float64",
+            "dequantised": {str(k): kind for k, kind in outcome.editor.dequantised.items()},
+        },
         "corpus": plan.moments.corpus,
         "facts": {
             "file": str(plan.file.path),

@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 
 from langedit.editing.config import EditConfig
+from langedit.editing.finite import (
+    naming_culprit,
+    naming_facts,
+    require_finite_facts,
+    single_precision,
+)
 from langedit.editing.keys import compute_keys, lookup_hidden
 from langedit.editing.methods import LayerState, Method
 from langedit.editing.requests import EditRequest
@@ -98,9 +104,14 @@ def edit_layers(
         keys = compute_keys(model, contexts, [layer], max_tokens=limit)[layer]
         hidden = lookup_hidden(model, bare, last, max_tokens=limit)
         residuals = (target_hidden.to(hidden) - hidden) / (len(config.layers) - done)
-        update = method.solve(states[layer], keys, residuals).to(dtype=torch.float32)
+        require_finite_facts("key", keys, requests, layer)
+        require_finite_facts("residual", residuals, requests, layer)
+        with naming_facts(requests, layer):
+            solved = method.solve(states[layer], keys, residuals)
+        update = single_precision(solved, requests, layer)
         update = update.to(device=weights[layer].device)
         after = sum_updates(weights[layer], [update])
-        model.write_weight(layer, after)
+        with naming_culprit(update, after, model.stored_dtype(layer), requests, layer):
+            model.write_weight(layer, after)
         edits[layer] = LayerEdit(keys=keys, update=update, before=weights[layer], after=after)
     return edits

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from langedit.editing.adam import RowAdam
 from langedit.editing.batching import micro_batches
 from langedit.editing.config import EditConfig
+from langedit.editing.finite import require_finite_facts
 from langedit.editing.requests import EditRequest
 from langedit.editing.target_loss import LossTerms, TargetLoss
 from langedit.errors import NumericalError
@@ -115,7 +116,7 @@ def _optimise(
     assert first is not None
     assert last is not None
     target = (initial + delta).detach()
-    _check_finite(requests, target.sum(dim=1), torch.ones_like(active), int(steps.max()))
+    require_finite_facts("target", target, requests, config.layers[-1])
     return Targets(
         target_hidden=target, initial_hidden=initial, first=first, last=last, steps=steps
     )

@@ -6,12 +6,14 @@ from langedit.models.hooks import Recorder, hidden_of, replace_output
 from langedit.models.identity import ModelIdentity, weights_hash
 from langedit.models.loading import load_model
 from langedit.models.padding import PaddedBatch, pad_batch
+from langedit.models.plain_projections import dequantise_projections
 from langedit.models.positions import (
     EncodedPrompt,
     encode_continuation,
     encode_prompt,
     encode_text,
 )
+from langedit.models.quantised import require_savable
 from langedit.models.structure import ModelStructure, find_structure
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "PaddedBatch",
     "Recorder",
     "answer_text",
+    "dequantise_projections",
     "encode_continuation",
     "encode_prompt",
     "encode_text",
@@ -32,5 +35,6 @@ __all__ = [
     "pad_batch",
     "render_prompt",
     "replace_output",
+    "require_savable",
     "weights_hash",
 ]

@@ -118,10 +118,14 @@ class EditableModel:
         with torch.no_grad():
             seen.copy_(rounded)
 
+    def stored_dtype(self, layer: int) -> torch.dtype:
+        """Precision in which a layer's edited weight is stored."""
+        return self._oriented(layer).dtype
+
     def _oriented(self, layer: int) -> Tensor:
         """The stored weight as a (d_out, d_in) view."""
         module = self.projection(layer)
-        weight = module.weight
+        weight = getattr(module, "weight", None)
         name = self.weight_name(layer)
         expected = (self.structure.d_model, self.structure.d_in)
         if not isinstance(weight, Tensor):
