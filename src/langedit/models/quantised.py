@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from langedit.errors import ModelError, NumericalError
@@ -54,7 +55,7 @@ def stored_tensors(name: str, module: nn.Module) -> Iterator[tuple[str, Tensor]]
         yield from _plain_parts(key, value)
 
 
-def require_savable(model: nn.Module) -> None:
+def require_savable(model: PreTrainedModel) -> None:
     """See that quantised modules still do the same when their state has been read for a file.
 
     bitsandbytes 0.50 loses the order of the scales of 4-bit modules that have run on a CPU.
@@ -62,11 +63,13 @@ def require_savable(model: nn.Module) -> None:
     Raises:
         ModelError: one does not, so that a checkpoint would be wrong.
     """
+    weight = model.get_input_embeddings().weight
+    dtype = weight.dtype if isinstance(weight, Tensor) else model.dtype
     for name, module in quantised_modules(model).items():
         sizes = linear_sizes(module)
         assert sizes is not None
         device, generator = _device_of(module), torch.Generator().manual_seed(0)
-        probe = torch.randn(4, sizes[0], generator=generator).to(device, torch.bfloat16)
+        probe = torch.randn(4, sizes[0], generator=generator).to(device, dtype)
         read = copy.deepcopy(module)
         with torch.no_grad():
             before = module(probe)
