@@ -56,6 +56,6 @@ def quantise(model: EditableModel, kind: str) -> EditableModel:
     for layer in range(model.structure.n_layers):
         block = model.layer(layer)
         for name, module in list(block.named_modules()):
-            if type(module) is nn.Linear:
+            if isinstance(module, nn.Linear):
                 block.set_submodule(name, QUANTISERS[kind](module))
     return model
