@@ -29,16 +29,20 @@ PRECISIONS = ("float32", "bfloat16", "int8 base")
 
 HEAD = """# Families
 
-Each cell is what a tiny random model of the family goes through; the page is written by `python tests/family_table.py` from checks that raise
-when a step fails, and a test compares every cell.
+Each cell is what a tiny random model of the family goes through. The page is written by
+`python tests/family_table.py`, whose checks raise when a step fails; a test compares every cell.
 
-- *edit*: second moments of text, two batches in two languages, the change of earlier keys below 10⁻⁵ (relative).
-- *save*, *reload*: the edited folder loads with plain transformers; its weights are equal bit for bit, and its logits those of the live model.
-- *export*: the original checkpoint plus the updates' float32 factors, summed in order and rounded once, gives the edited weights bit for bit.
-- *int8 base*: all linear modules of the layers keep int8 weights with scales, as libraries do that quantise; the edited projections are made plain,
-  the others stay as they are. – where a family has none that are quantised (`Conv1D`). With bitsandbytes (8-bit, 4-bit) and torchao installed,
-  `tests/models/test_quantised_libraries.py` saves and reloads a Llama too; 4-bit modules of bitsandbytes 0.50 that have run on a CPU
-  cannot be saved, and that is refused.
+- *edit*: second moments of text, two batches in two languages, the change of earlier keys below
+  10⁻⁵ (relative).
+- *save*, *reload*: the edited folder loads with plain transformers; its weights are equal bit for
+  bit, and its logits are those of the live model.
+- *export*: the original checkpoint plus the float32 factors of the updates, summed in order and
+  rounded once, gives the edited weights bit for bit.
+- *int8 base*: all linear modules of the layers keep int8 weights with scales, as libraries do that
+  quantise. The edited projections are made plain, the others stay as they are. – where nothing in a
+  family is quantised (`Conv1D`). With bitsandbytes (8-bit, 4-bit) or torchao installed,
+  `tests/models/test_quantised_libraries.py` saves and reloads a Llama too. Modules of bitsandbytes
+  0.50 with 4 bits that have run on a CPU cannot be saved, which is refused.
 
 | family | float32 | bfloat16 | int8 base |
 |---|---|---|---|
