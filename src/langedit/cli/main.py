@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli import demo, edit, stats, validate
+from langedit.cli import demo, edit, memory_plan, stats, validate
 from langedit.errors import LangEditError
 
 USER_ERROR = 2
@@ -34,6 +34,9 @@ app.command("demo", short_help="Edit a bundled model in six languages.", epilog=
 app.command(
     "validate", short_help="Say what of a data set can be edited.", epilog=validate.EXAMPLES
 )(validate.run)
+app.command(
+    "plan", short_help="Say what a run needs in memory and time.", epilog=memory_plan.EXAMPLES
+)(memory_plan.run)
 
 
 def _print_version(wanted: bool) -> None:

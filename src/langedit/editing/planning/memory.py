@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from langedit.editing.config import EditConfig
 from langedit.editing.methods import find_method
 from langedit.editing.planning.passes import PassCosts, Workload, pass_costs
@@ -194,7 +192,7 @@ class _Builder:
 
     def _stats(self) -> Stage:
         s, tokens = self.sizes, self.work.moment_tokens
-        passes = tokens / 4096
+        passes = tokens / self.work.stats_tokens
         return Stage(
             name="stats",
             device={
@@ -270,11 +268,3 @@ class _Builder:
         return Stage(
             name="advance", device=device, host=self._moments_kept(), double=double if grown else 0
         )
-
-
-def dtype_of(name: str, configured: torch.dtype | None) -> torch.dtype:
-    """The precision that `--dtype` names; `auto` is the configuration's."""
-    if name == "auto":
-        return configured or torch.float32
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype

@@ -1,17 +1,22 @@
-"""Memory and arithmetic of forward and backward passes: the editor's own code on the meta device."""
+"""Memory and arithmetic of passes through the model: the editor's own code on the meta device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from langedit.editing.batching import micro_batches
 from langedit.editing.config import EditConfig
@@ -33,6 +38,7 @@ class Workload:
         prompt_tokens: tokens of a prompt with its subject, in the mean.
         target_tokens: tokens of a target, in the mean.
         moment_tokens: tokens that second moments are collected from.
+        stats_tokens: tokens in one pass of that.
     """
 
     edits: int
@@ -40,6 +46,7 @@ class Workload:
     prompt_tokens: int = 16
     target_tokens: int = 4
     moment_tokens: int = 1_000_000
+    stats_tokens: int = 4096
 
     @property
     def batch(self) -> int:
@@ -96,22 +103,25 @@ def shaped_model(config: PretrainedConfig, dtype: torch.dtype) -> EditableModel:
         StructureError: a part of it is not found.
     """
     try:
-        with init_empty_weights(include_buffers=True):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        with torch.device("meta"):
+            build: Any = AutoModelForCausalLM.from_config
+            model: PreTrainedModel = build(config, dtype=dtype)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ModelError(f"no causal language model of this configuration: {error}") from error
-    model = model.to("meta").eval().requires_grad_(False)
+    model.train(False).requires_grad_(False)
     return EditableModel(model, stub_tokenizer(), find_structure(model))
 
 
 def stub_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of one word, for a model that is only asked for its shapes."""
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?")))
+    build: Any = PreTrainedTokenizerFast
+    words: PreTrainedTokenizerFast = build(
+        tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    )
+    return words
 
 
-def pass_costs(
-    model: EditableModel, config: EditConfig, work: Workload, *, stats_tokens: int = 4096
-) -> PassCosts:
+def pass_costs(model: EditableModel, config: EditConfig, work: Workload) -> PassCosts:
     """Run the editor's passes on the meta device.
 
     The lookup token is taken to be in the middle of a prompt.
@@ -120,7 +130,6 @@ def pass_costs(
         model: of `shaped_model`.
         config: layers, prefixes, and `micro_batch_tokens`.
         work: sizes.
-        stats_tokens: tokens in a batch of corpus text.
 
     Raises:
         ModelError: the model decides by values, which are not there.
@@ -129,9 +138,7 @@ def pass_costs(
     request = fact_of_mean_size(config, work)
     contexts = [*request.prompts, request.kl_prompt]
     longest = max(len(prompt.ids) for prompt in contexts) + work.target_tokens
-    groups = micro_batches(
-        [longest] * work.batch, config.micro_batch_tokens, rows=len(contexts)
-    )
+    groups = micro_batches([longest] * work.batch, config.micro_batch_tokens, rows=len(contexts))
     prepare, step = _targets(model, config, [request] * len(groups[0]))
     prompts = [prompt.ids[: prompt.lookup + 1] for prompt in request.prompts]
     lengths = [len(ids) for ids in prompts] * work.batch
@@ -146,7 +153,7 @@ def pass_costs(
         keys=_cost(model, lambda: _keys(model, request, rows, last)),
         key_groups=len(key_groups),
         hidden=_cost(model, lambda: lookup_hidden(model, bare, last, max_tokens=most)),
-        stats=_cost(model, lambda: _corpus_batch(model, config, stats_tokens)),
+        stats=_cost(model, lambda: _corpus_batch(model, config, work.stats_tokens)),
     )
 
 
