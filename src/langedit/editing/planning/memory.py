@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from langedit.editing.config import EditConfig
 from langedit.editing.methods import find_method
 from langedit.editing.planning.passes import PassCosts, Workload, pass_costs
+from langedit.errors import ConfigError
 from langedit.models import EditableModel
 
 _ASSUMED_NULL_SHARE = 0.5
 """Share of open directions where the settings give a threshold, which needs a real moment."""
+
+PLANNED = ("langedit", "alphaedit", "memit", "memit-seq")
+"""Methods whose memory is known: one solve a layer, and updates that are pairs of factors."""
 
 _SAMPLE = 512  # keys of the corpus kept for each layer
 
@@ -97,9 +99,14 @@ def plan_memory(
         costs: of the passes, if they are known already.
 
     Raises:
-        ConfigError: a layer is out of range.
+        ConfigError: a layer is out of range, or the memory of the method is not known.
         ModelError: the model decides by values, which are not there.
     """
+    if config.method not in PLANNED:
+        raise ConfigError(
+            f"method: expected one of {', '.join(PLANNED)}, got {config.method}: what others "
+            "keep and train is not known here; plan with one of these for a first estimate"
+        )
     costs = costs or pass_costs(model, config, work)
     parameters = {id(p): p for p in model.model.parameters()}.values()
     stored = sum(p.numel() * p.itemsize for p in parameters)
@@ -140,7 +147,7 @@ class _Sizes:
         rank = round((1 - share) * d_in) if find_method(config.method).needs_null_space else 0
         grows = config.method == "langedit" and config.projection == "orthogonal"
         return cls(
-            layers=len(config.layers),
+            layers=len(config.edited_layers),
             d_in=d_in,
             moment=8 * d_in * d_in,
             weight=4 * d_in * d_model,
@@ -194,7 +201,7 @@ class _Builder:
 
     def _stats(self) -> Stage:
         s, tokens = self.sizes, self.work.moment_tokens
-        passes = tokens / 4096
+        passes = tokens / self.work.stats_tokens
         return Stage(
             name="stats",
             device={
@@ -244,8 +251,7 @@ class _Builder:
         # At the last layer: the dense update, its rounded sum, and the rows of the solve.
         last = s.weight + s.rounded + s.weight // 4 + 8 * s.batch_rows
         device = self._states(1.0 if batches == 1 else 2.0) | after
-        device["work"] = max(last, c.keys.bytes, c.hidden.bytes)
-        passes = s.layers * (c.key_groups * c.keys.flops + c.hidden.flops)
+        device["work"] = max(last, c.walk.bytes)
         n, d, rank = self.work.batch, s.d_in, s.rank_after
         per_batch = s.layers * (8.0 * n * d * rank + 8.0 * d * n**2 + 2.0 * n * s.weight / 4)
         if self._weighs_corpus():
@@ -254,7 +260,7 @@ class _Builder:
             name="solve",
             device=device,
             host=self._moments_kept(),
-            matmul=batches * passes,
+            matmul=batches * c.walk.flops,
             double=batches * per_batch,
         )
 
@@ -270,11 +276,3 @@ class _Builder:
         return Stage(
             name="advance", device=device, host=self._moments_kept(), double=double if grown else 0
         )
-
-
-def dtype_of(name: str, configured: torch.dtype | None) -> torch.dtype:
-    """The precision that `--dtype` names; `auto` is the configuration's."""
-    if name == "auto":
-        return configured or torch.float32
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype

@@ -1,21 +1,26 @@
-"""Memory and arithmetic of forward and backward passes: the editor's own code on the meta device."""
+"""Memory and arithmetic of passes through the model: the editor's own code on the meta device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from langedit.editing.batching import micro_batches
 from langedit.editing.config import EditConfig
-from langedit.editing.keys import compute_keys, lookup_hidden
+from langedit.editing.keys import LayerWalk
 from langedit.editing.planning.tracker import MetaTracker
 from langedit.editing.requests import EditRequest
 from langedit.editing.target_loss import TargetLoss
@@ -33,6 +38,7 @@ class Workload:
         prompt_tokens: tokens of a prompt with its subject, in the mean.
         target_tokens: tokens of a target, in the mean.
         moment_tokens: tokens that second moments are collected from.
+        stats_tokens: tokens in one pass of that.
     """
 
     edits: int
@@ -40,6 +46,7 @@ class Workload:
     prompt_tokens: int = 16
     target_tokens: int = 4
     moment_tokens: int = 1_000_000
+    stats_tokens: int = 4096
 
     @property
     def batch(self) -> int:
@@ -73,18 +80,14 @@ class PassCosts:
         prepare: keys and values of prefixes, and layers below the change, of one group of facts.
         step: one evaluation of the target loss with its gradient, of one group.
         groups: groups of facts that a batch is optimised in.
-        keys: keys of one micro-batch at the last edited layer.
-        key_groups: micro-batches of a batch's prompts.
-        hidden: hidden states of bare prompts at the last edited layer, of one micro-batch.
+        walk: keys, and what is missing to the targets, at every edited layer of a batch.
         stats: one batch of corpus text.
     """
 
     prepare: PassCost
     step: PassCost
     groups: int
-    keys: PassCost
-    key_groups: int
-    hidden: PassCost
+    walk: PassCost
     stats: PassCost
 
 
@@ -96,22 +99,25 @@ def shaped_model(config: PretrainedConfig, dtype: torch.dtype) -> EditableModel:
         StructureError: a part of it is not found.
     """
     try:
-        with init_empty_weights(include_buffers=True):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        with torch.device("meta"):
+            build: Any = AutoModelForCausalLM.from_config
+            model: PreTrainedModel = build(config, dtype=dtype)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ModelError(f"no causal language model of this configuration: {error}") from error
-    model = model.to("meta").eval().requires_grad_(False)
+    model.train(False).requires_grad_(False)
     return EditableModel(model, stub_tokenizer(), find_structure(model))
 
 
 def stub_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of one word, for a model that is only asked for its shapes."""
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?")))
+    build: Any = PreTrainedTokenizerFast
+    words: PreTrainedTokenizerFast = build(
+        tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    )
+    return words
 
 
-def pass_costs(
-    model: EditableModel, config: EditConfig, work: Workload, *, stats_tokens: int = 4096
-) -> PassCosts:
+def pass_costs(model: EditableModel, config: EditConfig, work: Workload) -> PassCosts:
     """Run the editor's passes on the meta device.
 
     The lookup token is taken to be in the middle of a prompt.
@@ -120,7 +126,6 @@ def pass_costs(
         model: of `shaped_model`.
         config: layers, prefixes, and `micro_batch_tokens`.
         work: sizes.
-        stats_tokens: tokens in a batch of corpus text.
 
     Raises:
         ModelError: the model decides by values, which are not there.
@@ -131,20 +136,12 @@ def pass_costs(
     longest = max(len(prompt.ids) for prompt in contexts) + work.target_tokens
     groups = micro_batches([longest] * work.batch, config.micro_batch_tokens, rows=len(contexts))
     prepare, step = _targets(model, config, [request] * len(groups[0]))
-    prompts = [prompt.ids[: prompt.lookup + 1] for prompt in request.prompts]
-    lengths = [len(ids) for ids in prompts] * work.batch
-    key_groups = micro_batches(lengths, config.micro_batch_tokens)
-    most, last = config.micro_batch_tokens, config.layers[-1]
-    bare = [request.prompts[0]] * max(1, min(work.batch, most // len(prompts[0])))
-    rows = max(len(group) for group in key_groups)
     return PassCosts(
         prepare=prepare,
         step=step,
         groups=len(groups),
-        keys=_cost(model, lambda: _keys(model, request, rows, last)),
-        key_groups=len(key_groups),
-        hidden=_cost(model, lambda: lookup_hidden(model, bare, last, max_tokens=most)),
-        stats=_cost(model, lambda: _corpus_batch(model, config, stats_tokens)),
+        walk=_cost(model, lambda: _walk(model, config, [request] * work.batch)),
+        stats=_cost(model, lambda: _corpus_batch(model, config, work.stats_tokens)),
     )
 
 
@@ -159,6 +156,7 @@ def fact_of_mean_size(config: EditConfig, work: Workload) -> EditRequest:
     prefix = config.prefix_length + 2  # the seed word and the end of the sentence
     return EditRequest(
         name="a fact",
+        language="en",
         prompts=(prompt(0), *(prompt(prefix) for _ in range(config.prefix_count))),
         target_ids=(0,) * work.target_tokens,
         kl_prompt=EncodedPrompt(ids=(0,) * 6, lookup=3, subject_start=0),
@@ -171,19 +169,21 @@ def _targets(
     """What comes before the first step of a group, and one step."""
     tracker = _tracker(model)
     with tracker:
-        problem = TargetLoss.build(requests, model, config, True)
+        problem = TargetLoss.build(requests, model, config, site="layer", use_cache=True)
         prepare = PassCost(bytes=tracker.peak, flops=tracker.flops)
         tracker.reset_peak()
-        delta = torch.zeros_like(problem.initial_hidden, requires_grad=True)
-        terms = problem.loss(delta)
-        torch.autograd.grad(terms.total.sum(), delta)
+        problem.evaluate(torch.zeros_like(problem.initial_hidden), gradient=True).gradient()
     return prepare, PassCost(bytes=tracker.peak, flops=tracker.flops - prepare.flops)
 
 
-def _keys(model: EditableModel, request: EditRequest, rows: int, layer: int) -> object:
-    """One micro-batch of prompts, the longest of them."""
-    prompts = [[request.prompts[-1]]] * rows
-    return compute_keys(model, prompts, [layer], max_tokens=rows * len(request.prompts[-1].ids))
+def _walk(model: EditableModel, config: EditConfig, requests: list[EditRequest]) -> object:
+    """The readings of a batch, as methods with one solve for each layer make them."""
+    contexts = [request.prompts for request in requests]
+    layers, limit = config.edited_layers, config.micro_batch_tokens
+    walk = LayerWalk(model, contexts, layers[-1], max_tokens=limit)
+    for layer in layers:
+        walk.read(layer)
+    return walk
 
 
 def _corpus_batch(model: EditableModel, config: EditConfig, tokens: int) -> object:

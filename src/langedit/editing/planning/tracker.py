@@ -8,12 +8,13 @@ on the CPU beside them, so that code which looks at these runs as it would with 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -27,7 +28,7 @@ _SMALL = 1 << 22  # values of an integer tensor that are kept
 _aten = torch.ops.aten
 
 
-class MetaTracker(TorchDispatchMode):
+class MetaTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storage of meta tensors made while it is active.
 
     Attributes:
@@ -37,17 +38,17 @@ class MetaTracker(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self.flops = 0.0
         self._sizes: dict[int, int] = {}
-        self._known = WeakTensorKeyDictionary()
-        self._literals = _LiteralsFromCpu()
+        self._known: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
+        self._substitutes = _Substitutes(self)
 
     def __enter__(self) -> Self:
-        self._literals.__enter__()
-        super().__enter__()
+        self._substitutes.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
@@ -56,8 +57,8 @@ class MetaTracker(TorchDispatchMode):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        super().__exit__(kind, error, trace)
-        self._literals.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        self._substitutes.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
         """Leave out what was there before, such as a model's weights."""
@@ -164,8 +165,16 @@ class MetaTracker(TorchDispatchMode):
         return numbers
 
 
-class _LiteralsFromCpu(TorchFunctionMode):
-    """Makes `torch.tensor([...], device="meta")` a CPU tensor first, so that values are seen."""
+class _Substitutes(TorchFunctionMode):
+    """What runs in another way on the meta device than on a real one.
+
+    `torch.tensor([...], device="meta")` is a CPU tensor first, so that its values are seen;
+    attention is fused, as on CPUs and GPUs, and never holds a score for each pair of tokens.
+    """
+
+    def __init__(self, tracker: MetaTracker) -> None:
+        super().__init__()
+        self._tracker = tracker
 
     def __torch_function__(
         self,
@@ -174,12 +183,37 @@ class _LiteralsFromCpu(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        """Run a function of torch, or what stands for it."""
         kwargs = dict(kwargs or {})
         device = kwargs.get("device")
         if func is torch.tensor and device is not None and torch.device(device).type == "meta":
             del kwargs["device"]
             return func(*args, **kwargs).to("meta")
+        if func is functional.scaled_dot_product_attention and args[0].is_meta:
+            query, key, value = args[:3]
+            pairs = query.shape[:-1].numel() * key.shape[-2]
+            self._tracker.flops += 2.0 * pairs * (query.shape[-1] + value.shape[-1])
+            fused: Any = _FusedAttention.apply
+            return fused(query, key, value)
         return func(*args, **kwargs)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Takes and gives the tensors that fused attention takes and gives."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Queries (..., t, d) and values (..., s, e) give (..., t, e)."""
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        normaliser = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, output, normaliser)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of all three, whether or not they are wanted, as fused attention does."""
+        query, key, value, _, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
 def _is_meta(leaf: Any) -> bool:
