@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli import apply_delta, compare, demo, edit, export, stats, tune, validate
+from langedit.cli import (
+    apply_delta,
+    compare,
+    demo,
+    edit,
+    export,
+    memory_plan,
+    stats,
+    tune,
+    validate,
+)
 from langedit.errors import LangEditError
 
 USER_ERROR = 2
@@ -42,6 +52,9 @@ app.command("demo", short_help="Edit a bundled model in six languages.", epilog=
 app.command(
     "validate", short_help="Say what of a data set can be edited.", epilog=validate.EXAMPLES
 )(validate.run)
+app.command(
+    "plan", short_help="Say what a run needs in memory and time.", epilog=memory_plan.EXAMPLES
+)(memory_plan.run)
 
 app.command(
     "compare", short_help="Compare methods, models and data sets.", epilog=compare.EXAMPLES

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from langedit.cli.job import EditOutcome
+from langedit.cli.options import layers_text
 from langedit.evaluation import KINDS, Scores, by_language
 from langedit.reporting import definition_table, percent, score_table
 
@@ -24,6 +25,13 @@ def show_outcome(outcome: EditOutcome) -> None:
         f"Edited {len(plan.facts)} facts in {len(plan.batches)} batches; "
         f"{rejected} {'row was' if rejected == 1 else 'rows were'} rejected."
     )
+    dequantised = outcome.editor.dequantised
+    if dequantised:
+        lines.append(
+            f"The model is quantised. Its edited projections, in layers "
+            f"{layers_text(list(dequantised))}, were dequantised and are stored as "
+            f"{outcome.editor.model.stored_dtype(next(iter(dequantised)))}; the rest is as it was."
+        )
     lines.append(f"The edited model is in {plan.options.output}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

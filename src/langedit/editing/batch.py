@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from langedit.editing.finite import naming_culprit, require_finite_facts, single_precision
 from langedit.editing.keys import compute_keys
 from langedit.editing.requests import EditRequest
 from langedit.editing.targets import Targets, optimise_targets
@@ -117,10 +118,17 @@ class BatchJob:
         return None, self.given.float()
 
     def keys(self, layers: tuple[int, ...]) -> dict[int, Tensor]:
-        """Layer -> keys (n, d_in) of the requests, in the model as it is now."""
+        """Layer -> keys (n, d_in) of the requests, in the model as it is now.
+
+        Raises:
+            NumericalError: a key is not finite; the message names the fact.
+        """
         contexts = [request.prompts for request in self.requests]
         limit = self.config.micro_batch_tokens
-        return compute_keys(self.model, contexts, layers, max_tokens=limit)
+        found = compute_keys(self.model, contexts, layers, max_tokens=limit)
+        for layer, keys in found.items():
+            require_finite_facts("key", keys, self.requests, layer)
+        return found
 
     def add(self, layer: int, keys: Tensor, update: Update) -> LayerEdit:
         """Write one layer's weight with an update added to it.
@@ -129,11 +137,18 @@ class BatchJob:
             layer: which.
             keys: (n, d_in) of the batch.
             update: rounded to float32; what is written is exactly the weight plus its rounded form.
+                A pair of factors as wide as the batch is taken to have one column for each fact.
+
+        Raises:
+            NumericalError: the update, or the weight as it is stored, is not finite; the message
+                names the fact, or the facts of the batch where it is not one fact's doing.
         """
         before = self.weights[layer]
-        rounded = update.to(device=before.device, dtype=torch.float32)
+        rounded = single_precision(update, self.requests, layer).to(device=before.device)
         after = sum_updates(before, [rounded])
-        self.model.write_weight(layer, after)
+        stored = self.model.stored_dtype(layer)
+        with naming_culprit(rounded, after, stored, self.requests, layer):
+            self.model.write_weight(layer, after)
         if isinstance(rounded, DenseUpdate):  # as large as the weight: not on the accelerator
             rounded = rounded.to(device="cpu")
         return LayerEdit(keys=keys, update=rounded, before=before, after=after)

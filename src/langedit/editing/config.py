@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import tomllib
@@ -17,6 +18,7 @@ from langedit.editing.toml import to_toml
 from langedit.errors import ConfigError, FactError
 from langedit.facts import Language
 from langedit.method_points import method_names
+from langedit.models.chat import PINNED_DATE, ChatSettings
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -89,6 +91,10 @@ class EditConfig(BaseModel):
         structure: names of modules, for models whose structure is not found (`layers`,
             `projection`, `final_norm`, `head`).
         micro_batch_tokens: padded tokens in one forward pass; lower it when memory runs out.
+        chat: put every prompt to the model as the user turn of its chat template, with the target
+            as the beginning of the assistant's turn. Context prefixes stand in the user turn.
+        system_prompt: text of the system turn of such a chat.
+        chat_date: YYYY-MM-DD, the day that a template is given which writes today's date.
 
     Raises:
         ConfigError: a name is unknown or a value is out of range.
@@ -132,6 +138,9 @@ class EditConfig(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     structure: Mapping[str, str] = Field(default_factory=dict)
     micro_batch_tokens: Count = 8192
+    chat: bool = False
+    system_prompt: str | None = None
+    chat_date: str = PINNED_DATE
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -161,6 +170,14 @@ class EditConfig(BaseModel):
             raise ValueError("expected exactly one {}, where the subject goes")
         return template
 
+    @field_validator("chat_date", mode="after")
+    @classmethod
+    def _a_day(cls, date: str) -> str:
+        try:
+            return datetime.date.fromisoformat(date).isoformat()
+        except ValueError:
+            raise ValueError("expected a day as YYYY-MM-DD") from None
+
     @field_validator("seed_words", mode="after")
     @classmethod
     def _some_words(cls, words: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
@@ -182,6 +199,8 @@ class EditConfig(BaseModel):
                 f"method {self.method} needs null_threshold or null_share, got neither: give one, "
                 "for example null_share = 0.5"
             )
+        if self.system_prompt is not None and not self.chat:
+            raise ValueError("system_prompt: expected chat = true with it, got chat = false")
         if self.loss_layer is not None and self.loss_layer < self.layers[-1]:
             raise ValueError(
                 f"expected loss_layer at or after the last edited layer {self.layers[-1]}, got "
@@ -195,6 +214,13 @@ class EditConfig(BaseModel):
         """The layers whose weights change: `layers`, or the first and last of them."""
         ends = dict.fromkeys((self.layers[0], self.layers[-1]))
         return self.layers if self.spread == "all" else tuple(ends)
+
+    @property
+    def chat_settings(self) -> ChatSettings | None:
+        """How prompts are put to the model; `None`: as plain text."""
+        if not self.chat:
+            return None
+        return ChatSettings(system_prompt=self.system_prompt, date=self.chat_date)
 
     @classmethod
     def from_toml(cls, path: str | Path, **changes: Any) -> EditConfig:

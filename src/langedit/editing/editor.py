@@ -24,11 +24,15 @@ from langedit.editing.requests import merge_shared, prepare_request
 from langedit.editing.state import EditorState, stored_digest
 from langedit.errors import FactError, LangEditError, NumericalError
 from langedit.facts import Fact, check_batch
-from langedit.models import EditableModel, load_model
+from langedit.models import EditableModel, dequantise_projections, load_model, require_savable
 
 
 class Editor:
     """Edits facts inside a model, batch after batch.
+
+    Attributes:
+        dequantised: layer -> what its projection was, where that was quantised: the edited
+            projections of such a model are made plain, its other weights stay as they are.
 
     The model given is changed in place. A run is a function of model, config, moments, prefixes
     and facts: two runs give identical weights on the same machine.
@@ -63,6 +67,7 @@ class Editor:
         self.model = wrap_model(model, tokenizer, config)
         config.check_depth(self.model.structure.n_layers)
         self._identity = require_identity(self.model, moments)
+        self.dequantised = dequantise_projections(self.model, config.edited_layers)
         self._method = find_method(config.method).from_config(config)
         self._state = EditorState(
             layers=first_layer_states(self.model, self._method, moments, config.edited_layers),
@@ -229,7 +234,9 @@ class Editor:
         Raises:
             OutputError: the folder is not empty, is a file, or cannot be written.
             RecordError: there is not one score for each fact.
+            ModelError: a quantised module would be saved with other values.
         """
+        require_savable(self.model.model)
         save_edited(Path(folder), self, scores)
 
     def _prepare(

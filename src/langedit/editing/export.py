@@ -63,7 +63,7 @@ def make_record(
         start = end
     return EditedModelRecord(
         base=base,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=str(model.stored_dtype(config.layers[0])).removeprefix("torch."),
         layers={
             layer: EditedLayer(
                 weight_name=model.weight_name(layer), transposed=model.stores_transposed(layer)

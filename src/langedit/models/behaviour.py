@@ -31,7 +31,8 @@ class LayerBehaviour:
         mlp: name, within a layer, of the module around the edited projection, when it maps
             (batch, length, ...) to the same token by token; else `None`.
         linears: names, within a layer, of linear modules outside the MLP that do so too.
-        packs: whether several sequences may share a row under a mask of their own.
+        packs: whether several sequences may share a row under a mask of their own. A model on the
+            meta device is taken not to: it has no values that could be compared.
     """
 
     tuple_length: int | None
@@ -95,7 +96,8 @@ def packed_mask(attends: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _packs(model: PreTrainedModel, structure: ModelStructure) -> bool:
     """Compare two sequences in one row, under a mask of their own, with each by itself."""
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    given = "position_ids" in inspect.signature(model.forward).parameters
+    if not given or model.device.type == "meta":
         return False
     size = int(model.config.get_text_config().vocab_size)
     ids = torch.tensor([[(7 * i * i + 3 * i + 1) % size for i in range(6)]])

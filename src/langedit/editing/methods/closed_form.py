@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from torch import Tensor
 
 from langedit.editing.batch import BatchEdit, BatchJob, LayerEdit
+from langedit.editing.finite import naming_facts, require_finite_facts
 from langedit.editing.keys import LayerWalk
 from langedit.editing.methods.base import LayerState
 from langedit.linalg import LowRankUpdate, SecondMoment
@@ -48,9 +49,10 @@ class ClosedForm(ABC):
         with job.timed("solve"):
             edits = self.spread(job, target_hidden)
         with job.timed("advance"):
-            states = {
-                layer: self.advance(job.states[layer], edit.keys) for layer, edit in edits.items()
-            }
+            states = {}
+            for layer, edit in edits.items():
+                with naming_facts(job.requests, layer):
+                    states[layer] = self.advance(job.states[layer], edit.keys)
         return BatchEdit(layers=edits, states=states, targets=targets)
 
     def spread(self, job: BatchJob, target_hidden: Tensor) -> dict[int, LayerEdit]:
@@ -66,7 +68,7 @@ class ClosedForm(ABC):
             target_hidden: (n, d_model) float32.
 
         Raises:
-            NumericalError: a solve fails or a value is not finite.
+            NumericalError: a solve fails or a value is not finite; the message names the fact.
         """
         contexts = [request.prompts for request in job.requests]
         layers, limit = job.config.edited_layers, job.config.micro_batch_tokens
@@ -75,5 +77,9 @@ class ClosedForm(ABC):
         for done, layer in enumerate(layers):
             keys, hidden = walk.read(layer)
             residuals = (target_hidden.to(hidden) - hidden) / (len(layers) - done)
-            edits[layer] = job.add(layer, keys, self.solve(job.states[layer], keys, residuals))
+            require_finite_facts("key", keys, job.requests, layer)
+            require_finite_facts("residual", residuals, job.requests, layer)
+            with naming_facts(job.requests, layer):
+                update = self.solve(job.states[layer], keys, residuals)
+            edits[layer] = job.add(layer, keys, update)
         return edits

@@ -48,7 +48,9 @@ class FineTuning:
             prompt = request.prompts[0].ids
             ids = (*prompt, *request.target_ids[:-1])
             wanted = tuple(range(len(prompt) - 1, len(ids)))
-            rows.append(TrainingRow(ids=ids, wanted=wanted, tokens=request.target_ids))
+            rows.append(
+                TrainingRow(name=request.name, ids=ids, wanted=wanted, tokens=request.target_ids)
+            )
         return rows
 
     def edit(self, job: BatchJob) -> BatchEdit:
