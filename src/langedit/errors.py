@@ -8,6 +8,7 @@ LangEditError
 ├── TokenError         a text position cannot be mapped to tokens
 ├── MomentsError       second moments are missing, damaged or of another model
 ├── OutputError        results cannot be written where they were asked for
+├── WorkspaceError     a workspace is damaged, locked, of another version, or cannot be written
 └── NumericalError     a value became non-finite or a guarantee does not hold
 """
 
@@ -44,6 +45,10 @@ class MomentsError(LangEditError):
 
 class OutputError(LangEditError):
     """Results cannot be written where they were asked for."""
+
+
+class WorkspaceError(LangEditError):
+    """A workspace is damaged, locked, of another version or model, or cannot be written."""
 
 
 class NumericalError(LangEditError):

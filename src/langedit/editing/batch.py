@@ -15,7 +15,7 @@ from langedit.editing.requests import EditRequest
 from langedit.editing.state import sum_updates
 from langedit.editing.targets import Targets, optimise_targets
 from langedit.errors import NumericalError
-from langedit.linalg import LowRankUpdate
+from langedit.linalg import LowRankUpdate, row_major
 from langedit.models import EditableModel
 
 
@@ -75,7 +75,9 @@ def edit_layers(
     """Solve and write one layer after the other (algorithm 1 of MEMIT).
 
     At each layer the keys, and what is missing to the targets at the last edited layer, are read
-    from the model as edited so far; the layer takes its share of what is missing.
+    from the model as edited so far; the layer takes its share of what is missing. Keys and factors
+    are laid out row by row, as they are when they are read back from a record: what follows from
+    them then has the same bits.
 
     Args:
         model: its weights are written.
@@ -95,11 +97,11 @@ def edit_layers(
     last, limit = config.layers[-1], config.micro_batch_tokens
     edits = {}
     for done, layer in enumerate(config.layers):
-        keys = compute_keys(model, contexts, [layer], max_tokens=limit)[layer]
+        keys = compute_keys(model, contexts, [layer], max_tokens=limit)[layer].contiguous()
         hidden = lookup_hidden(model, bare, last, max_tokens=limit)
         residuals = (target_hidden.to(hidden) - hidden) / (len(config.layers) - done)
         update = method.solve(states[layer], keys, residuals).to(dtype=torch.float32)
-        update = update.to(device=weights[layer].device)
+        update = row_major(update.to(device=weights[layer].device))
         after = sum_updates(weights[layer], [update])
         model.write_weight(layer, after)
         edits[layer] = LayerEdit(keys=keys, update=update, before=weights[layer], after=after)

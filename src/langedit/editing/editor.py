@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Self
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from langedit.editing.batch import LayerEdit, edit_layers, find_targets
+from langedit.editing.batch import edit_layers, find_targets
 from langedit.editing.config import EditConfig
 from langedit.editing.export import save_edited
 from langedit.editing.measure import measure_batch
@@ -21,7 +22,7 @@ from langedit.editing.opening import first_layer_states, require_identity, wrap_
 from langedit.editing.prefixes import Prefixes, generate_prefixes
 from langedit.editing.report import BatchReport
 from langedit.editing.requests import prepare_request
-from langedit.editing.state import EditorState, stored_digest, sum_updates
+from langedit.editing.state import EditorState, stored_digest, sum_updates, weights_digest
 from langedit.errors import FactError, LangEditError, NumericalError
 from langedit.facts import Fact, check_batch
 from langedit.models import EditableModel, load_model
@@ -64,11 +65,11 @@ class Editor:
         config.check_depth(self.model.structure.n_layers)
         require_identity(self.model, moments)
         self._method = find_method(config.method).from_config(config)
-        self._state = EditorState(
-            layers=first_layer_states(self.model, self._method, moments, config.layers),
-            languages=(),
-            prefixes=prefixes if prefixes is not None else Prefixes({}),
+        self._start = EditorState.first(
+            first_layer_states(self.model, self._method, moments, config.layers),
+            prefixes if prefixes is not None else Prefixes({}),
         )
+        self._state = self._start
         self._prefixes_given = prefixes is not None
         self._samples = {layer: moments.layers[layer].sample for layer in config.layers}
         self._base = {layer: self.model.read_weight(layer) for layer in config.layers}
@@ -130,6 +131,30 @@ class Editor:
         """Layer -> what the method remembers; the histories hold the keys of all edits."""
         return self._state.layers
 
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of the edited layers' weights, summed and not rounded to the model's precision.
+
+        The weights in the model follow from these by rounding. Hashed anew at each call.
+        """
+        return weights_digest(self._weights.values())
+
+    @property
+    def state_hash(self) -> str:
+        """SHA-256 over what the method remembers: keys of all edits, bases, prefixes."""
+        return self._state.digest
+
+    @property
+    def earlier_layer_states(self) -> Mapping[int, LayerState]:
+        """Layer -> what the method remembered before the last batch applied.
+
+        Raises:
+            LangEditError: no batch was applied since the editor was made, restored or undone.
+        """
+        if self._earlier is None:
+            raise LangEditError("expected a batch that was just applied, got none: apply one")
+        return self._earlier[0].layers
+
     def apply(self, facts: Sequence[Fact], *, target_hidden: Tensor | None = None) -> BatchReport:
         """Edit a batch of facts, of one language or of several.
 
@@ -172,7 +197,9 @@ class Editor:
                     self._weights,
                 )
             with _timed(seconds, "advance"):
-                state = self._advanced(batch, edits, prefixes)
+                keys = {layer: edit.keys for layer, edit in edits.items()}
+                used = {fact.language: prefixes.of(fact.language) for fact in batch}
+                state = self._state.after(self._method, batch, keys, used)
             report = measure_batch(
                 batch, targets, edits, self._state, state, self._samples, seconds
             )
@@ -220,6 +247,40 @@ class Editor:
         self._earlier = None
         return last
 
+    def restore(self, reports: Sequence[BatchReport]) -> None:
+        """Make these batches, in this order, the ones in the model, whatever is in it now.
+
+        Weights are the base weights plus all updates, summed in order; what the method remembers
+        follows from the keys. Both come out bit for bit as in the run that made the reports, on the
+        same machine: compare `weights_hash` and `state_hash`. With no reports the weights are the
+        original ones. Reports that go on from those in the model are put on top of them.
+
+        Args:
+            reports: of batches edited by an editor of the same model, config and moments.
+
+        Raises:
+            NumericalError: an update does not fit; the model stays as it is.
+        """
+        present = self._reports
+        goes_on = len(reports) >= len(present) and all(map(operator.is_, reports, present))
+        state, weights = self._start, self._base
+        if goes_on:
+            state, weights = self._state, self._weights
+        more = reports[len(present) :] if goes_on else reports
+        for report in more:
+            state = state.after(self._method, report.facts, report.keys, report.prefixes)
+        weights = {
+            layer: sum_updates(weight, [report.updates[layer] for report in more])
+            for layer, weight in weights.items()
+        }
+        try:
+            self._write(weights)
+        except BaseException:
+            self._write(self._weights)
+            raise
+        self._weights, self._state, self._reports = weights, state, tuple(reports)
+        self._earlier = None
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a checkpoint that plain transformers loads, and `langedit.json` with the record.
 
@@ -243,16 +304,6 @@ class Editor:
             seed_words=self.config.seed_words,
         )
         return Prefixes({**known, **written})
-
-    def _advanced(
-        self, facts: Sequence[Fact], edits: Mapping[int, LayerEdit], prefixes: Prefixes
-    ) -> EditorState:
-        layers = {
-            layer: self._method.advance(self._state.layers[layer], edit.keys)
-            for layer, edit in edits.items()
-        }
-        languages = (*self._state.languages, *(fact.language for fact in facts))
-        return EditorState(layers=layers, languages=languages, prefixes=prefixes)
 
     def _write(self, weights: Mapping[int, Tensor]) -> None:
         for layer, weight in weights.items():

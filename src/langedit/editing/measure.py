@@ -53,6 +53,8 @@ def measure_batch(
     return BatchReport(
         facts=tuple(facts),
         updates={layer: edit.update for layer, edit in edits.items()},
+        keys={layer: edit.keys for layer, edit in edits.items()},
+        prefixes={fact.language: after.prefixes[fact.language] for fact in facts},
         targets=targets,
         independence=independence,
         corpus_change=corpus,

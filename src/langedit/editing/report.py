@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from langedit.editing.independence import Change
 from langedit.editing.requests import fact_name
@@ -54,6 +55,8 @@ class BatchReport:
     Attributes:
         facts: the facts, in order.
         updates: layer -> what was added to its weight, (d_out, d_in) in float32 factors.
+        keys: layer -> (facts, d_in) float32 keys of the facts, which joined the layer's history.
+        prefixes: language -> context prefixes that the batch's facts were edited with.
         targets: the optimisation of the target hidden states; `None` if they were given.
         independence: layer -> language of past edits -> |dW k| / |W k| over the keys of all past
             edits, with W as it was before the batch. Empty for the first batch.
@@ -66,6 +69,8 @@ class BatchReport:
 
     facts: tuple[Fact, ...]
     updates: Mapping[int, LowRankUpdate]
+    keys: Mapping[int, Tensor]
+    prefixes: Mapping[str, tuple[str, ...]]
     targets: Targets | None
     independence: Mapping[int, Mapping[str, Change]]
     corpus_change: Mapping[int, Change | None]

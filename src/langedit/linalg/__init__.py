@@ -6,6 +6,7 @@ from langedit.linalg.moments import MomentAccumulator, SecondMoment, gram
 from langedit.linalg.projector import NullSpaceProjector, null_fraction
 from langedit.linalg.running_moment import CORPUS_WEIGHT, pooled_moment, released_moment
 from langedit.linalg.solves import MomentSolver, memit_update, projected_update
+from langedit.linalg.stored_updates import keep_edits, row_major, update_from, update_tensors
 from langedit.linalg.updates import LowRankUpdate
 
 __all__ = [
@@ -16,9 +17,13 @@ __all__ = [
     "NullSpaceProjector",
     "SecondMoment",
     "gram",
+    "keep_edits",
     "memit_update",
     "null_fraction",
     "pooled_moment",
     "projected_update",
     "released_moment",
+    "row_major",
+    "update_from",
+    "update_tensors",
 ]
