@@ -50,7 +50,7 @@ def new_workspace(
     **changes: Any,
 ) -> Path:
     """A workspace with no batch, in `folder / "ws"`; its moments are beside it."""
-    config = settings(value_steps=2, **changes)
+    config = settings(**{"value_steps": 2, **changes})
     fresh = model()
     moments = random_moments(fresh, config.layers)
     moments.save(folder / "moments")
