@@ -82,8 +82,11 @@ def verify(
 def _file_problems(workspace: Workspace) -> Iterator[str]:
     """Yield what is wrong with artefacts, and with moments that are kept elsewhere."""
     for sha256, size in workspace.ledger.artefacts():
-        wrong = workspace.store.problem(sha256)
-        path = workspace.store.path(sha256)
+        try:
+            wrong, path = workspace.store.problem(sha256), workspace.store.path(sha256)
+        except WorkspaceError as error:
+            yield str(error)
+            continue
         if wrong is not None:
             yield f"{path}: the artefact {wrong}; put it back from a copy or an archive"
         elif path.stat().st_size != size:
