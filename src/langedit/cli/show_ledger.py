@@ -36,13 +36,16 @@ def say(*lines: str) -> None:
 
 def say_json(value: Any) -> None:
     """Print a value as JSON."""
-    print(shown(json.dumps(value, ensure_ascii=False, indent=2, default=_plain), keep="\n"))
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=_plain)
+    print("\n".join(map(shown, text.split("\n"))))
 
 
-def shown(text: str, *, keep: str = "") -> str:
+def shown(text: str) -> str:
     """A text with control and other unprintable characters escaped."""
+    if text.isprintable():
+        return text
     return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
 
 
@@ -300,7 +303,7 @@ def show_archived(done: Archived, sentence: str, *, as_json: bool) -> None:
 
 def event_json(event: Event) -> dict[str, Any]:
     """An event as JSON-able values."""
-    return {**asdict(event), "summary": asdict(event.summary)}
+    return {**vars(event), "summary": vars(event.summary)}
 
 
 def fact_json(row: FactRow) -> dict[str, Any]:
