@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -196,11 +196,14 @@ class EditConfig(BaseModel):
         return self.layers if self.spread == "all" else tuple(ends)
 
     @classmethod
-    def from_toml(cls, path: str | Path, **changes: Any) -> EditConfig:
+    def from_toml(
+        cls, path: str | Path, *, apart: Collection[str] = (), **changes: Any
+    ) -> EditConfig:
         """Read a TOML file whose keys are the names of the settings.
 
         Args:
             path: the file.
+            apart: names in the file that belong to something else and are passed over.
             **changes: settings to use instead of what the file says, such as `method`.
 
         Raises:
@@ -210,7 +213,8 @@ class EditConfig(BaseModel):
             settings = tomllib.loads(_read(path))
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: expected TOML, got an error: {error}") from None
-        return _naming(path, cls, {**settings, **changes})
+        own = {name: value for name, value in settings.items() if name not in apart}
+        return _naming(path, cls, {**own, **changes})
 
     @classmethod
     def from_hparams(cls, source: str | Path | Mapping[str, Any], **settings: Any) -> EditConfig:
