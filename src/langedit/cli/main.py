@@ -12,14 +12,19 @@ from typing import Annotated
 import typer
 
 from langedit.cli import (
+    apply,
     apply_delta,
     compare,
     demo,
     edit,
     export,
+    init,
+    inspect,
+    keeping,
     memory_plan,
     stats,
     tune,
+    undo,
     validate,
 )
 from langedit.errors import LangEditError
@@ -62,6 +67,25 @@ app.command(
 app.command(
     "tune", short_help="Choose the settings of the methods compared.", epilog=tune.EXAMPLES
 )(tune.run)
+app.command("init", short_help="Make a workspace for a model.", epilog=init.EXAMPLES)(init.run)
+app.command("apply", short_help="Edit facts into a workspace, or go on.", epilog=apply.EXAMPLES)(
+    apply.run
+)
+app.command("undo", short_help="Take a batch back.", epilog=undo.EXAMPLES)(undo.run)
+for _name, _body, _help in (
+    ("log", inspect.log, "List what happened in a workspace."),
+    ("show", inspect.show, "Show one batch."),
+    ("diff", inspect.diff, "Compare the model after two events."),
+    ("status", inspect.status, "Say which weights a workspace holds."),
+    ("find", inspect.find, "Find what was changed about a subject."),
+):
+    app.command(_name, short_help=_help, epilog=inspect.EXAMPLES[_name])(_body)
+for _name, _keep, _help in (
+    ("verify", keeping.verify, "Check files, rows and weights of a workspace."),
+    ("archive", keeping.archive, "Write a workspace into one file."),
+    ("restore", keeping.restore, "Make a workspace from an archive."),
+):
+    app.command(_name, short_help=_help, epilog=keeping.EXAMPLES[_name])(_keep)
 
 
 def _print_version(wanted: bool) -> None:

@@ -16,7 +16,7 @@ from langedit.editing.keys import compute_keys
 from langedit.editing.requests import EditRequest
 from langedit.editing.targets import Targets, optimise_targets
 from langedit.errors import NumericalError
-from langedit.linalg import DenseUpdate, Update
+from langedit.linalg import DenseUpdate, Update, row_major
 from langedit.models import EditableModel
 
 if TYPE_CHECKING:
@@ -133,6 +133,9 @@ class BatchJob:
     def add(self, layer: int, keys: Tensor, update: Update) -> LayerEdit:
         """Write one layer's weight with an update added to it.
 
+        Keys and update are laid out row by row, as they are when they are read back from a record:
+        what follows from them then has the same bits.
+
         Args:
             layer: which.
             keys: (n, d_in) of the batch.
@@ -144,30 +147,35 @@ class BatchJob:
                 names the fact, or the facts of the batch where it is not one fact's doing.
         """
         before = self.weights[layer]
-        rounded = single_precision(update, self.requests, layer).to(device=before.device)
+        rounded = single_precision(update, self.requests, layer)
+        rounded = row_major(rounded.to(device=before.device))
         after = sum_updates(before, [rounded])
         stored = self.model.stored_dtype(layer)
         with naming_culprit(rounded, after, stored, self.requests, layer):
             self.model.write_weight(layer, after)
         if isinstance(rounded, DenseUpdate):  # as large as the weight: not on the accelerator
             rounded = rounded.to(device="cpu")
-        return LayerEdit(keys=keys, update=rounded, before=before, after=after)
+        return LayerEdit(keys=_laid_out(keys), update=rounded, before=before, after=after)
 
     def add_all(self, updates: Mapping[int, Update]) -> dict[int, LayerEdit]:
         """Write every layer with its update added, then read the keys in the edited model."""
         unread = torch.empty(0)
         edits = {layer: self.add(layer, unread, update) for layer, update in updates.items()}
         keys = self.keys(tuple(updates))
-        return {layer: replace(edit, keys=keys[layer]) for layer, edit in edits.items()}
+        return {layer: replace(edit, keys=_laid_out(keys[layer])) for layer, edit in edits.items()}
 
 
 def sum_updates(base: Tensor, updates: Iterable[Update]) -> Tensor:
     """Base weight (d_out, d_in) plus updates, one after the other in the base's precision.
 
-    Floating-point sums depend on their order; adding an update to a sum made here before gives the
-    same bits as making the whole sum again.
+    Products are formed where the base weight is. Floating-point sums depend on their order; adding
+    an update to a sum made here before gives the same bits as making the whole sum again.
     """
     total = base
     for update in updates:
-        total = total + update.dense().to(total)
+        total = total + update.to(device=total.device).dense().to(total)
     return total
+
+
+def _laid_out(keys: Tensor) -> Tensor:
+    return keys.clone(memory_format=torch.contiguous_format)

@@ -6,7 +6,7 @@ import datetime
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -223,11 +223,14 @@ class EditConfig(BaseModel):
         return ChatSettings(system_prompt=self.system_prompt, date=self.chat_date)
 
     @classmethod
-    def from_toml(cls, path: str | Path, **changes: Any) -> EditConfig:
+    def from_toml(
+        cls, path: str | Path, *, apart: Collection[str] = (), **changes: Any
+    ) -> EditConfig:
         """Read a TOML file whose keys are the names of the settings.
 
         Args:
             path: the file.
+            apart: names in the file that belong to something else and are passed over.
             **changes: settings to use instead of what the file says, such as `method`.
 
         Raises:
@@ -237,7 +240,8 @@ class EditConfig(BaseModel):
             settings = tomllib.loads(_read(path))
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: expected TOML, got an error: {error}") from None
-        return _naming(path, cls, {**settings, **changes})
+        own = {name: value for name, value in settings.items() if name not in apart}
+        return _naming(path, cls, {**own, **changes})
 
     @classmethod
     def from_hparams(cls, source: str | Path | Mapping[str, Any], **settings: Any) -> EditConfig:

@@ -111,6 +111,16 @@ def merge_shared(
     return merged, tuple(places[request.contexts] for request in requests)
 
 
+def row_languages(facts: Sequence[Fact], rows: Sequence[int]) -> tuple[str, ...]:
+    """Language of each row of a batch: that of its first fact.
+
+    Args:
+        facts: the batch.
+        rows: for each fact its row, from 0.
+    """
+    return tuple(facts[rows.index(row)].language for row in range(len(set(rows))))
+
+
 def fact_name(fact: Fact) -> str:
     """The fact's id, or else its prompt and target, of which long ones are cut in the middle."""
     return fact.id or f"{fact.language}: {_shortened(fact.text)} -> {_shortened(fact.target)}"

@@ -11,7 +11,7 @@ from langedit.editing.batch import BatchEdit, BatchJob, LayerEdit
 from langedit.editing.finite import naming_facts, require_finite_facts
 from langedit.editing.keys import LayerWalk
 from langedit.editing.methods.base import LayerState
-from langedit.linalg import LowRankUpdate, SecondMoment
+from langedit.linalg import LowRankUpdate, SecondMoment, Update
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
@@ -41,6 +41,10 @@ class ClosedForm(ABC):
     def advance(self, state: LayerState, keys: Tensor) -> LayerState:
         """The state after a batch, whose keys (n, d_in) are those of the edited model."""
         return state.after(keys)
+
+    def remember(self, state: LayerState, keys: Tensor, update: Update, base: Tensor) -> LayerState:
+        """The state after a batch edited before: keys are all that it follows from."""
+        return self.advance(state, keys)
 
     def edit(self, job: BatchJob) -> BatchEdit:
         """Find the targets, spread what is missing over the layers, and remember the keys."""

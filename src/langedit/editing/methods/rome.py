@@ -14,7 +14,7 @@ from langedit.editing.methods.base import LayerState
 from langedit.editing.methods.memit import solver_of
 from langedit.editing.targets import Targets, join_targets
 from langedit.errors import ConfigError
-from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment, rome_update
+from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment, Update, rome_update
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
@@ -49,6 +49,10 @@ class Rome:
         """Factors C0, once for all facts."""
         return LayerState.begin(moment, solver=MomentSolver.from_moment(moment, 1.0))
 
+    def remember(self, state: LayerState, keys: Tensor, update: Update, base: Tensor) -> LayerState:
+        """The state after a batch edited before: its keys join the history."""
+        return state.after(keys)
+
     def edit(self, job: BatchJob) -> BatchEdit:
         """Edit the facts one after another."""
         (layer,) = job.config.edited_layers
@@ -69,7 +73,7 @@ class Rome:
         assert edit is not None  # a batch has at least one fact
         return BatchEdit(
             layers={layer: edit},
-            states={layer: job.states[layer].after(keys)},
+            states={layer: job.states[layer].after(edit.keys)},
             targets=join_targets(found) if found else None,
         )
 
