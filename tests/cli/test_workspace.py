@@ -7,6 +7,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,9 +194,6 @@ def test_control_characters_do_not_reach_the_terminal(langedit, workspace, tmp_p
 
 
 def test_readers_need_no_torch():
-    import subprocess
-    import sys
-
     code = (
         "import sys\nfrom pathlib import Path\n"
         "import langedit.cli.show_ledger, langedit.workspace.queries\n"

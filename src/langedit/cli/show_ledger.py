@@ -153,7 +153,10 @@ def show_difference(found: Difference, first: int, second: int, *, as_json: bool
         Console().print(table)
     for layer, (before, after) in found.rank_left.items():
         say(f"Layer {layer}: {before} → {after} directions left")
-    say(f"{len(found.added)} facts came, {len(found.removed)} went, {len(found.changed)} changed.")
+    say(
+        f"Facts that came: {len(found.added)}, went: {len(found.removed)}, "
+        f"changed: {len(found.changed)}."
+    )
 
 
 def show_status(status: Status, owner: Owner | None, *, as_json: bool) -> None:

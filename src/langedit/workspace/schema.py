@@ -107,7 +107,7 @@ def schema_of(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
 
 
 def _statements(script: str) -> list[str]:
-    """The statements of a script; triggers hold semicolons of their own."""
+    """The statements of a script, each ending a line; triggers hold semicolons of their own."""
     found, part = [], ""
     for line in script.splitlines():
         part += line + "\n"
