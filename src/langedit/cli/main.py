@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli import demo, edit, memory_plan, stats, validate
+from langedit.cli import demo, edit, memory_plan, stats, stats_store, validate
 from langedit.errors import LangEditError
 
 USER_ERROR = 2
@@ -24,9 +24,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(
-    "stats", short_help="Collect second moments, which editing needs.", epilog=stats.EXAMPLES
-)(stats.run)
+stats_app = typer.Typer(
+    cls=stats_store.StatsGroup, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+stats_app.command(stats_store.COLLECT, epilog=stats.EXAMPLES)(stats.run)
+stats_app.command("push", epilog=stats_store.PUSH_EXAMPLES)(stats_store.push)
+stats_app.command("pull", epilog=stats_store.PULL_EXAMPLES)(stats_store.pull)
+app.add_typer(
+    stats_app,
+    name="stats",
+    short_help="Collect second moments, which editing needs; push and pull them.",
+)
 app.command("edit", short_help="Edit a file of facts into a model.", epilog=edit.EXAMPLES)(edit.run)
 app.command("demo", short_help="Edit a bundled model in six languages.", epilog=demo.EXAMPLES)(
     demo.run
