@@ -23,6 +23,7 @@ from langedit.cli import (
     keeping,
     memory_plan,
     stats,
+    stats_store,
     tune,
     undo,
     validate,
@@ -39,9 +40,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(
-    "stats", short_help="Collect second moments, which editing needs.", epilog=stats.EXAMPLES
-)(stats.run)
+stats_app = typer.Typer(
+    cls=stats_store.StatsGroup, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+stats_app.command(stats_store.COLLECT, epilog=stats.EXAMPLES)(stats.run)
+stats_app.command("push", epilog=stats_store.PUSH_EXAMPLES)(stats_store.push)
+stats_app.command("pull", epilog=stats_store.PULL_EXAMPLES)(stats_store.pull)
+app.add_typer(
+    stats_app,
+    name="stats",
+    short_help="Collect second moments, which editing needs; push and pull them.",
+)
 app.command("edit", short_help="Edit a file of facts into a model.", epilog=edit.EXAMPLES)(edit.run)
 app.command("export", short_help="Write an edited model in other forms.", epilog=export.EXAMPLES)(
     export.run

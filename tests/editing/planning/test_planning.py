@@ -135,6 +135,11 @@ def test_advice_is_the_first_change_that_fits_and_fits():
     assert len(heap.changes) > 1
     assert len({change.split()[0] for change in heap.changes}) == len(heap.changes)
     assert plan.peak < least
+    options = planner._options(asked)
+    without = [change for change in options if change(asked).changes[0] in heap.changes]
+    for change in without:  # none is superfluous
+        rest = [other for other in without if other is not change]
+        assert planner._heaped(asked, rest)[1].peak >= least
     assert planner.plan(heap) == plan
     assert planner.advise(asked, 1000) is None
 

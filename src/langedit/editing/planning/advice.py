@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,6 +34,9 @@ class Choice:
     work: Workload
     offloaded: bool = False
     changes: tuple[str, ...] = ()
+
+
+_Change = Callable[[Choice], Choice]
 
 
 class Planner:
@@ -68,7 +71,7 @@ class Planner:
     def advise(self, asked: Choice, limit: int) -> tuple[Choice, MemoryPlan] | None:
         """The first change, or heap of changes, that makes a run fit; None where none does.
 
-        Single changes come first, then they are heaped one upon another.
+        Single changes come first, then heaps of them, without those that a heap does not need.
 
         Args:
             asked: what does not fit.
@@ -80,15 +83,27 @@ class Planner:
             plan = self.plan(choice)
             if plan.peak <= limit:
                 return choice, plan
-        heap = asked
-        for change in options:
-            heap = change(heap)
-            plan = self.plan(heap)
-            if plan.peak <= limit:
-                return heap, plan
+        for count in range(2, len(options) + 1):
+            if self._heaped(asked, options[:count])[1].peak <= limit:
+                return self._heaped(asked, self._needed(asked, options[:count], limit))
         return None
 
-    def _options(self, asked: Choice) -> Iterator[Callable[[Choice], Choice]]:
+    def _heaped(self, asked: Choice, changes: Sequence[_Change]) -> tuple[Choice, MemoryPlan]:
+        choice = asked
+        for change in changes:
+            choice = change(choice)
+        return choice, self.plan(choice)
+
+    def _needed(self, asked: Choice, changes: Sequence[_Change], limit: int) -> list[_Change]:
+        """Of changes that fit together, those without which they would not."""
+        needed = list(changes)
+        for change in changes:
+            rest = [other for other in needed if other is not change]
+            if self._heaped(asked, rest)[1].peak <= limit:
+                needed = rest
+        return needed
+
+    def _options(self, asked: Choice) -> Iterator[_Change]:
         """Changes of one thing each: first those that take time, last those that edit otherwise."""
         tokens = asked.config.micro_batch_tokens
         while tokens // 4 >= _SMALLEST_PASS:
@@ -110,7 +125,7 @@ class Planner:
             yield _setting("null_share", _OPEN)
 
 
-def _setting(name: str, value: float) -> Callable[[Choice], Choice]:
+def _setting(name: str, value: float) -> _Change:
     def change(choice: Choice) -> Choice:
         config = choice.config.replace(**{name: value})
         return _noted(replace(choice, config=config), f"{name} =", value)
@@ -118,7 +133,7 @@ def _setting(name: str, value: float) -> Callable[[Choice], Choice]:
     return change
 
 
-def _size(field: str, value: int, option: str) -> Callable[[Choice], Choice]:
+def _size(field: str, value: int, option: str) -> _Change:
     def change(choice: Choice) -> Choice:
         work = replace(choice.work, **{field: value})
         return _noted(replace(choice, work=work), option, value)
