@@ -30,11 +30,13 @@ def show_demo(results: DemoResults) -> None:
 
 
 def method_table(method: str, own: MethodResult) -> Table:
-    """Scores at the end of the stream, a row for each language and one for all."""
+    """Scores at the end of the stream: by language, by what was edited before, and of all."""
     rows = {
         language: _cells(scores, own.first_batches[language], own.perplexity[language])
         for language, scores in own.languages.items()
     }
+    for kind, scores in own.subjects.items():
+        rows[f"subject {kind}"] = [*_shares(scores), "", ""]
     rows["all"] = _cells(own.scores, own.first_batch, own.perplexity_ratio)
     title = f"{method}: scores in percent after the last batch"
     return score_table(title, "language", _COLUMNS, rows)
@@ -51,9 +53,9 @@ def answer_table(answers: Sequence[Answer]) -> Table:
 
 
 def _cells(scores: Scores, first_batch: float, perplexity_ratio: float) -> list[str]:
+    return [*_shares(scores), percent(first_batch), f"{perplexity_ratio:.3f}"]
+
+
+def _shares(scores: Scores) -> list[str]:
     shares = scores.shares()
-    return [
-        *(percent(shares[kind]) for kind in KINDS),
-        percent(first_batch),
-        f"{perplexity_ratio:.3f}",
-    ]
+    return [percent(shares[kind]) for kind in KINDS]

@@ -53,9 +53,9 @@ def load_bundled(folder: Path | None = None) -> EditableModel:
 def demo_config(method: str) -> EditConfig:
     """Settings that fit the bundled model's keys and residuals, by method.
 
-    Chosen by hand. LangEdit's lie between values that were tried on a stream of another seed, which
-    draws from the same atlas; those of the other methods had far fewer trials, so the demo's table
-    does not rank methods. The hidden states are about 130 long: Adam needs steps of 3.
+    Chosen by hand, LangEdit's after some ten trials on a stream of another seed, which draws from
+    the same atlas; those of the other methods had one or two, so the demo's table does not rank
+    methods. The hidden states are about 300 long: Adam needs steps of 8.
 
     Raises:
         ConfigError: no such method.

@@ -160,6 +160,26 @@ def true_probe(atlas: Atlas, triple: Triple, language: str) -> Probe:
     return Probe(sentence.removesuffix(answer + stop).rstrip(), answer)
 
 
+def subject_kinds(batches: Sequence[Sequence[Fact]]) -> list[str]:
+    """How much of each edit's subject was edited before it, fact by fact.
+
+    Returns:
+        `same name` if a fact of an earlier batch has its very name (in another language), `edited
+        before` if one is about the same thing under another name, else `new`.
+    """
+    kinds = []
+    names: set[str] = set()
+    things: set[str] = set()
+    for batch in batches:
+        own = [(fact.subject, str(fact.id).split("/", 2)[-1]) for fact in batch]
+        for name, thing in own:
+            known = "edited before" if thing in things else "new"
+            kinds.append("same name" if name in names else known)
+        names |= {name for name, _ in own}
+        things |= {thing for _, thing in own}
+    return kinds
+
+
 def _distinct_subjects(
     atlas: Atlas, language: str, triples: Sequence[Triple], count: int, rng: random.Random
 ) -> list[Triple]:
