@@ -61,7 +61,7 @@ def test_the_command_prints_tables_answers_and_files(langedit, monkeypatch, resu
     cells = [[cell for cell in row if cell] for row in rows]
     assert ["zh", "99.0", "87.5", "–", "25.0", "1.250"] in cells
     assert ["all", "1.0", "87.5", "–", "50.0", "1.500"] in cells
-    assert ["subject new", "99.0", "50.0", "–"] in cells
+    assert ["new", "2", "99.0", "1.0"] in cells
     assert ["zh", "冰岛的货币是", "冰岛克朗", "泰铢"] in cells
     assert "langedit: largest |ΔW k|/|W k| over earlier edits 3.2e-09, 12 s of editing" in out
     assert out.count("What the scores mean") == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +19,7 @@ def show_demo(results: DemoResults) -> None:
     console = Console()
     for method, own in results.methods.items():
         console.print(method_table(method, own), "")
+    console.print(subject_table(results.methods), "")
     console.print(definition_table(KINDS), "")
     answers = next((own.answers for own in results.methods.values() if own.answers), ())
     console.print(answer_table(answers), "")
@@ -30,16 +31,25 @@ def show_demo(results: DemoResults) -> None:
 
 
 def method_table(method: str, own: MethodResult) -> Table:
-    """Scores at the end of the stream: by language, by what was edited before, and of all."""
+    """Scores at the end of the stream, a row for each language and one for all."""
     rows = {
         language: _cells(scores, own.first_batches[language], own.perplexity[language])
         for language, scores in own.languages.items()
     }
-    for kind, scores in own.subjects.items():
-        rows[f"subject {kind}"] = [*_shares(scores), "", ""]
     rows["all"] = _cells(own.scores, own.first_batch, own.perplexity_ratio)
     title = f"{method}: scores in percent after the last batch"
     return score_table(title, "language", _COLUMNS, rows)
+
+
+def subject_table(methods: Mapping[str, MethodResult]) -> Table:
+    """Efficacy at the end, by what was edited of a fact's subject in an earlier batch."""
+    rows: dict[str, list[str]] = {}
+    for own in methods.values():
+        for kind, scores in own.subjects.items():
+            row = rows.setdefault(kind, [str(scores.facts)])
+            row.append(percent(scores.efficacy))
+    title = "Efficacy (%) by what earlier batches edited of the subject"
+    return score_table(title, "subject", ["facts", *methods], rows)
 
 
 def answer_table(answers: Sequence[Answer]) -> Table:
@@ -53,9 +63,9 @@ def answer_table(answers: Sequence[Answer]) -> Table:
 
 
 def _cells(scores: Scores, first_batch: float, perplexity_ratio: float) -> list[str]:
-    return [*_shares(scores), percent(first_batch), f"{perplexity_ratio:.3f}"]
-
-
-def _shares(scores: Scores) -> list[str]:
     shares = scores.shares()
-    return [percent(shares[kind]) for kind in KINDS]
+    return [
+        *(percent(shares[kind]) for kind in KINDS),
+        percent(first_batch),
+        f"{perplexity_ratio:.3f}",
+    ]
