@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from workspaces import FACTS, apply, model, new_workspace
 
-from langedit.cli.show_ledger import shown
+from langedit.cli.show_ledger import show_event, show_log, show_status, shown
 from langedit.errors import LangEditError, WorkspaceError
 from langedit.facts import read_facts
 from langedit.workspace import Ledger, Workspace
@@ -63,14 +64,16 @@ def tamper(folder: Path, *statements: str) -> None:
 def read_everything(folder: Path) -> None:
     """What log, status, show, diff, find and verify read."""
     with Ledger.open(folder) as ledger:
-        events = ledger.events()
-        status_of(ledger)
+        events, history = ledger.events(), ledger.history()
+        standing = history.standing()
+        with redirect_stdout(io.StringIO()):
+            show_status(status_of(ledger), None, as_json=False)
+            show_log(events, len(events), history, as_json=False)
+            for event in events:
+                facts, figures = ledger.facts(event.number), ledger.figures(event.number)
+                show_event(event, facts, figures, standing, as_json=False)
         ledger.find("a")
-        for event in events:
-            ledger.facts(event.number)
-            ledger.figures(event.number)
         difference(ledger, 0, len(events))
-        ledger.history()
         ledger.jobs("a")
     with Workspace.open(folder) as workspace:
         workspace.moment_files()
@@ -324,6 +327,16 @@ def test_random_bytes_in_a_ledger(damage):
 
 def test_random_files_of_facts(tmp_path):
     random_facts(tmp_path, 200)
+
+
+@pytest.mark.parametrize("name", ["model", "config", "guards", "moments"])
+def test_what_was_said_at_the_beginning(folder, name):
+    for value in ("null", "[]", "7", '"a"', '{"a": null}', "{"):
+        tamper(folder, f"UPDATE meta SET value = '{value}' WHERE name = '{name}'")
+        with pytest.raises(LangEditError), Workspace.open(folder) as workspace:
+            workspace.moment_files()
+        with suppress(LangEditError):
+            read_everything(folder)
 
 
 @pytest.mark.slow

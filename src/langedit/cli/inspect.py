@@ -67,14 +67,9 @@ def show(folder: Folder, batch: Number, as_json: AsJson = False) -> None:
     from langedit.workspace.ledger import Ledger
 
     with Ledger.open(folder) as ledger:
-        event = ledger.event(batch)
-        show_event(
-            event,
-            ledger.facts(batch),
-            ledger.figures(batch),
-            ledger.history().standing(),
-            as_json=as_json,
-        )
+        event, facts = ledger.event(batch), ledger.facts(batch)
+        standing = ledger.history().standing()
+        show_event(event, facts, ledger.figures(batch), standing, as_json=as_json)
 
 
 def diff(

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from langedit.errors import WorkspaceError
 from langedit.reporting.tables import percent
 
 if TYPE_CHECKING:
@@ -100,7 +101,19 @@ def show_event(
         Console().print(table)
         if len(facts) > _FACTS:
             say(f"... and {len(facts) - _FACTS} more facts; --json lists them all.")
-    _show_layers(figures)
+    try:
+        _show_layers(figures)
+        _show_guards(figures)
+        software = dict(figures.get("software", {}))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise WorkspaceError(
+            f"event {event.number}: expected its figures, got: {error!r}; restore the workspace "
+            "from an archive or a copy, or read what there is with --json"
+        ) from error
+    say("Made with " + ", ".join(f"{name} {value}" for name, value in software.items()))
+
+
+def _show_guards(figures: Mapping[str, Any]) -> None:
     for reading in figures.get("guards", ()):
         state = "BROKEN" if reading["broken"] else "held"
         value = "nothing to measure"
@@ -108,8 +121,6 @@ def show_event(
             value = f"{reading['value']:.4g}"
         detail = f" ({reading['detail']})" if reading["detail"] else ""
         say(f"Guard rail {reading['name']} {state}: {value}, limit {reading['limit']:g}{detail}")
-    software = figures.get("software", {})
-    say("Made with " + ", ".join(f"{name} {value}" for name, value in software.items()))
 
 
 def _show_layers(figures: Mapping[str, Any]) -> None:

@@ -122,8 +122,7 @@ def apply_file(options: ApplyOptions) -> Applied:
     for row in file.rejected:
         note(f"rejected {row}")
     with Workspace.open(options.folder, write=True, take_over=options.take_over) as workspace:
-        given = workspace.ledger.meta("prefixes")
-        require_prefixes(None if given is None else Prefixes(given), file.facts, workspace.config)
+        require_prefixes(workspace.prefixes(), file.facts, workspace.config)
         count = workspace.ledger.count()
         work = plan_work(
             workspace, file.facts, batch_size=options.batch_size, supersede=options.supersede

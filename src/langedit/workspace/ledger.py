@@ -25,6 +25,7 @@ from langedit.workspace.rows import (
     Event,
     FactRow,
     Job,
+    Origin,
     Summary,
     text_hash,
 )
@@ -131,6 +132,19 @@ class Ledger:
             lambda: json.loads(self._one("SELECT value FROM meta WHERE name = ?", (name,))[0])
         )
 
+    def table(self, name: str) -> dict[str, Any]:
+        """A value given at the beginning that is a table."""
+        said = self.meta(name)
+        with reading(self.path):
+            if not isinstance(said, dict):
+                raise ValueError(f"{name} is no table")
+        return said
+
+    def origin(self) -> Origin:
+        """The unedited model."""
+        said = self.table("model")
+        return self._read(lambda: Origin.from_json(said))
+
     def events(self, *, last: int | None = None) -> list[Event]:
         """Events, oldest first; `last` says how many of the newest, all if `None`."""
         sql = f"SELECT {EVENT_COLUMNS} FROM event ORDER BY number DESC LIMIT ?"
@@ -157,6 +171,11 @@ class Ledger:
         sql = "SELECT figures FROM detail WHERE event = ?"
         return self._read(lambda: dict(json.loads(self._one(sql, (number,))[0])))
 
+    def software(self, number: int) -> dict[str, Any]:
+        """What an event was made with."""
+        figures = self.figures(number)
+        return self._read(lambda: dict(figures["software"]))
+
     def count(self, kind: Kind | None = None) -> int:
         """Number of events, or of those of a kind."""
         sql = "SELECT count(*) FROM event WHERE ? IS NULL OR kind = ?"
@@ -174,15 +193,17 @@ class Ledger:
     def history(self) -> History:
         """Which batches are in the model."""
         sql = "SELECT number, kind, removed, superseded, weights_after FROM event ORDER BY number"
-        base = str(self.meta("model")["weights"])
+        base = self.origin().weights
         return self._read(lambda: History.of(base, map(_change, self._connection.execute(sql))))
 
     def head(self) -> tuple[str, str]:
         """Hashes of weights and state as they should be now."""
         sql = "SELECT weights_after, state_after FROM event ORDER BY number DESC LIMIT 1"
         rows = self._rows(sql, (), lambda row: (str(row[0]), str(row[1])))
-        model = self.meta("model")
-        return rows[0] if rows else (str(model["weights"]), str(model["state"]))
+        if rows:
+            return rows[0]
+        origin = self.origin()
+        return origin.weights, origin.state
 
     def facts(self, event: int) -> list[FactRow]:
         """Facts of a batch, in order."""

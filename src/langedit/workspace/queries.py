@@ -83,18 +83,18 @@ def status_of(ledger: Ledger) -> Status:
     replaced = [fact for own in history.replaced.values() for fact in own if fact[0] in standing]
     for batch, position in replaced:
         facts[ledger.fact(batch, position).fact.language] -= 1
-    names = ("model", "config", "guards", "moments")
-    model, config, guards, moments = (ledger.meta(name) for name in names)
+    origin, config, guards = ledger.origin(), ledger.table("config"), ledger.table("guards")
+    moments = ledger.table("moments")
     weights = ledger.head()[0]
     last = ledger.last_change()
     with reading(ledger.path):
         settings = guards["settings"]
         return Status(
-            model={name: model[name] for name in ("source", "revision", "dtype", "base")},
+            model={name: getattr(origin, name) for name in ("source", "revision", "dtype", "base")},
             method=str(config["method"]),
             layers=tuple(int(layer) for layer in moments),
             weights=weights,
-            original=weights == str(model["weights"]),
+            original=weights == origin.weights,
             batches=tuple(history.batches),
             events=ledger.count(),
             refused=ledger.count("refused"),
@@ -122,7 +122,7 @@ def difference(ledger: Ledger, first: int, second: int) -> Difference:
                 f"expected the number of an event, or 0 for the unedited model, up to "
                 f"{len(events)}, got {number}: langedit log lists them"
             )
-    base = str(ledger.meta("model")["weights"])
+    base = ledger.origin().weights
     old, new = (_facts_after(ledger, events[:number], base) for number in (first, second))
     hashes = [events[number - 1].weights_after if number else base for number in (first, second)]
     left = [_rank_left(events[:number]) for number in (first, second)]

@@ -187,6 +187,45 @@ FACT_COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The unedited model, and the editor before its first batch.
+
+    Attributes:
+        source: folder or hub id.
+        revision: of a hub model.
+        dtype: precision to load it in.
+        device_map: where it goes.
+        base: hash of all of its weights.
+        weights: `Editor.weights_hash`.
+        state: `Editor.state_hash`.
+    """
+
+    source: str
+    revision: str | None
+    dtype: str
+    device_map: str | None
+    base: str
+    weights: str
+    state: str
+
+    @classmethod
+    def from_json(cls, said: Any) -> Origin:
+        """Read the value that `vars` gave.
+
+        Raises:
+            ValueError, TypeError: it is no such thing.
+        """
+        origin = cls(**said)
+        needed = (origin.source, origin.dtype, origin.base, origin.weights, origin.state)
+        others = (origin.revision, origin.device_map)
+        if not all(isinstance(own, str) for own in needed) or not all(
+            isinstance(own, str | None) for own in others
+        ):
+            raise ValueError("the model is described by values of the wrong kind")
+        return origin
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One file of facts given to `langedit apply`.
 

@@ -103,8 +103,8 @@ def _file_problems(workspace: Workspace) -> Iterator[str]:
 
 def _chain_problems(ledger: Ledger) -> list[str]:
     """Whether each event begins with the weights with which the one before it ended."""
-    model = ledger.meta("model")
-    weights, state = str(model["weights"]), str(model["state"])
+    origin = ledger.origin()
+    weights, state = origin.weights, origin.state
     problems = []
     history = History(base=weights)
     for number, event in enumerate(ledger.events(), start=1):

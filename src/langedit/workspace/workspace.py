@@ -25,6 +25,7 @@ from langedit.workspace.lock import LOCK, writer_lock
 from langedit.workspace.operations import FileOperations, refuse_writing
 from langedit.workspace.probes import Baseline
 from langedit.workspace.record import read_report, without_facts
+from langedit.workspace.rows import Origin
 
 ARTEFACTS = "artefacts"
 _OWN = (ARTEFACTS, LOCK, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", f"{LEDGER}-journal")
@@ -64,17 +65,21 @@ class Workspace:
         self.folder = folder
         self.ledger = ledger
         self.store = store
-        model = ledger.meta("model")
-        guards = ledger.meta("guards")
+        origin = ledger.origin()
+        self.source = ModelSource(
+            source=origin.source,
+            revision=origin.revision,
+            dtype=origin.dtype,
+            device_map=origin.device_map,
+        )
+        self.base = origin.base
+        guards = ledger.table("guards")
         with reading(ledger.path):
-            names = ("source", "revision", "dtype", "device_map")
-            self.source = ModelSource(**{name: model[name] for name in names})
-            self.base = str(model["base"])
             self.guards = GuardSettings.of(guards["settings"])
             self.baseline = Baseline(
                 texts=tuple(map(str, guards["texts"])), perplexity=guards["perplexity"]
             )
-        self.config = EditConfig(**ledger.meta("config"))
+            self.config = EditConfig(**ledger.table("config"))
 
     @classmethod
     @contextmanager
@@ -162,12 +167,14 @@ class Workspace:
                 file = None if keep_moments else str(path.absolute())
                 files[str(layer)] = {"sha256": sha256, "bytes": size, "file": file}
             meta = {
-                "model": {
-                    **asdict(source),
-                    "base": editor.model.identity().weights_hash,
-                    "weights": editor.weights_hash,
-                    "state": editor.state_hash,
-                },
+                "model": asdict(
+                    Origin(
+                        **asdict(source),
+                        base=editor.model.identity().weights_hash,
+                        weights=editor.weights_hash,
+                        state=editor.state_hash,
+                    )
+                ),
                 "config": editor.config.model_dump(mode="json"),
                 "moments": files,
                 "prefixes": None if prefixes is None else dict(prefixes),
@@ -201,20 +208,18 @@ class Workspace:
                 "that checkpoint"
             )
         paths = {layer: path for layer, (path, _, _) in self.moment_files().items()}
-        prefixes = self.ledger.meta("prefixes")
-        given = None if prefixes is None else Prefixes(prefixes)
+        given = self.prefixes()
         moments = Moments.load_files({layer: paths[layer] for layer in self.config.edited_layers})
         editor = Editor(model, None, self.config, moments, given)
-        model_row = self.ledger.meta("model")
-        recorded = str(model_row["weights"]), str(model_row["state"])
-        self._require(editor, recorded, self.ledger.meta("software"))
+        origin = self.ledger.origin()
+        self._require(editor, (origin.weights, origin.state), self.ledger.table("software"))
         return editor
 
     def restore(self, editor: Editor) -> None:
         """Bring an editor of this workspace to what the ledger says; raises as `load_editor`."""
         editor.restore(self.reports(self.ledger.history().standing()))
         count = self.ledger.count()
-        made_with = self.ledger.figures(count)["software"] if count else {}
+        made_with = self.ledger.software(count) if count else {}
         self._require(editor, self.ledger.head(), made_with)
 
     def reports(
@@ -260,13 +265,21 @@ class Workspace:
             raise WorkspaceError(f"expected an event with tensors, got {event.kind} {batch}")
         return self.store.read(event.artefact)
 
+    def prefixes(self) -> Prefixes | None:
+        """The prefixes given when the workspace was made, if any."""
+        if self.ledger.meta("prefixes") is None:
+            return None
+        said = self.ledger.table("prefixes")
+        with reading(self.ledger.path):
+            return Prefixes(said)
+
     def moment_files(self) -> dict[int, tuple[Path, str, int]]:
         """Layer -> file of its second moment, its SHA-256 and its size.
 
         Raises:
             WorkspaceError: the ledger says nothing sensible about them, or one is missing.
         """
-        said = self.ledger.meta("moments")
+        said = self.ledger.table("moments")
         with reading(self.ledger.path):
             files = {int(layer): (str(own["sha256"]), own["file"]) for layer, own in said.items()}
             sizes = {int(layer): int(own["bytes"]) for layer, own in said.items()}
