@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from langedit.evaluation import Interval, LanguageMatrix
 from langedit.reporting.panels import panel_figure, save_figure
+
+if TYPE_CHECKING:
+    from langedit.evaluation import Interval, LanguageMatrix
 
 
 def heatmap_figure(

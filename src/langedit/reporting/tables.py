@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
 
-from langedit.evaluation import definitions
-
 
 def percent(value: float | None) -> str:
     """Write a share in [0, 1] as a percentage with one digit; a dash where there is none."""
@@ -41,6 +39,8 @@ def score_table(
 
 def definition_table(names: Iterable[str]) -> Table:
     """What scores mean, to be printed beside their numbers; other names are passed over."""
+    from langedit.evaluation import definitions  # with it comes torch, which other tables spare
+
     table = Table(title="What the scores mean", title_justify="left", title_style="bold")
     table.add_column("score")
     table.add_column("definition")
