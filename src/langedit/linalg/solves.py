@@ -19,6 +19,10 @@ from langedit.linalg.moments import SecondMoment
 from langedit.linalg.projector import NullSpaceProjector
 from langedit.linalg.updates import LowRankUpdate
 
+# Normal equations lose as many digits as their condition number has: of 16 this leaves 9, two more
+# than float32 keys and residuals have.
+_CHOLESKY_CONDITION = 1e7
+
 
 def memit_update(
     keys: Tensor,
@@ -98,7 +102,7 @@ def projected_update(
     else:
         solver = MomentSolver.from_projected(projector, moment, moment_weight, ridge=ridge)
         right = solver.directions(rows, count)
-    return LowRankUpdate(left=left, right=projector.apply(right))
+    return LowRankUpdate(left=left, right=projector.settle(right))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,7 +181,7 @@ class MomentSolver:
         rows, count, left = _stack(keys, residuals, history, len(factor), factor.device)
         rows = rows if self.projector is None else self.projector.apply(rows)
         right = self.directions(rows, count, forbidden)
-        right = right if self.projector is None else self.projector.apply(right)
+        right = right if self.projector is None else self.projector.settle(right)
         return LowRankUpdate(left=left, right=right)
 
     def directions(self, rows: Tensor, count: int, forbidden: Tensor | None = None) -> Tensor:
@@ -207,15 +211,21 @@ def _outside(rows: Tensor, basis: Tensor) -> Tensor:
 def _ridge_directions(rows: Tensor, count: int, ridge: float) -> Tensor:
     """Return the last `count` rows of `(G Gᵀ + ridge·I)⁻¹ G` for `G = rows (m, d)`.
 
-    Equals the last rows of `G (GᵀG + ridge·I)⁻¹`; the smaller of the two systems is solved. The
-    triangular factor comes from a QR decomposition of `[Gᵀ; √ridge·I]`, never from the product,
-    so that the condition number is not squared.
+    Equals the last rows of `G (GᵀG + ridge·I)⁻¹`; the smaller of the two systems is solved. Its
+    triangular factor is that of Cholesky where a bound of the condition number allows it, which is
+    several times faster; else it comes from a QR decomposition of `[Gᵀ; √ridge·I]`, never from the
+    product, so that the condition number is not squared.
     """
     m, d = rows.shape
     tall = rows.T if m <= d else rows
     size = tall.shape[1]
     identity = torch.eye(size, dtype=rows.dtype, device=rows.device)
-    upper = torch.linalg.qr(torch.cat([tall, identity * ridge**0.5]), mode="r").R
+    # ‖G‖² is at most the sum of squares, so this bounds the condition number of the system.
+    condition = float(torch.linalg.vector_norm(rows)) ** 2 / ridge + 1.0
+    if condition <= _CHOLESKY_CONDITION:
+        upper = torch.linalg.cholesky(torch.addmm(ridge * identity, tall.T, tall)).T
+    else:
+        upper = torch.linalg.qr(torch.cat([tall, identity * ridge**0.5]), mode="r").R
     wanted = identity[:, m - count :] if m <= d else rows[m - count :].T
     solution = _solve_upper(upper, _solve_lower(upper.T, wanted))
     return solution.T @ rows if m <= d else solution.T
