@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from langedit.editing import EditConfig, LayerMoment, Moments, Prefixes
+from langedit.editing import EditConfig, Editor, LayerMoment, Moments, Prefixes
 from langedit.facts import Fact
 from langedit.linalg import SecondMoment
 from langedit.models import EditableModel, find_structure
@@ -121,3 +121,16 @@ def distance(found: Tensor, recorded: Tensor) -> float:
     """Relative distance in the Frobenius norm."""
     recorded = recorded.double()
     return float((found.double() - recorded).norm() / recorded.norm())
+
+
+def assert_final_weights(editor: Editor, recorded: dict[str, Tensor], limit: float) -> None:
+    weights = editor.model.model.state_dict()
+    finals = {name: value for name, value in recorded.items() if name.startswith("final/")}
+    assert len(finals) == len(editor.config.edited_layers)
+    for name, value in finals.items():
+        assert distance(weights[name.removeprefix("final/")], value) <= limit
+
+
+def as_stored(recorded: Tensor, like: Tensor) -> Tensor:
+    """Seen as (d_out, d_in): a Conv1D stores the transpose."""
+    return recorded if recorded.shape == like.shape else torch.t(recorded)

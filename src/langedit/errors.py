@@ -7,6 +7,7 @@ LangEditError
 │   └── StructureError a part of the model cannot be found by structure
 ├── TokenError         a text position cannot be mapped to tokens
 ├── MomentsError       second moments are missing, damaged or of another model
+├── RecordError        a record of edits is missing, damaged or does not fit what is asked of it
 ├── OutputError        results cannot be written where they were asked for
 └── NumericalError     a value became non-finite or a guarantee does not hold
 """
@@ -40,6 +41,10 @@ class TokenError(LangEditError):
 
 class MomentsError(LangEditError):
     """Second moments are missing, damaged, or belong to another model."""
+
+
+class RecordError(LangEditError):
+    """A record of edits is missing, damaged, or does not fit what is asked of it."""
 
 
 class OutputError(LangEditError):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cli_helpers import LAYERS
 
-from langedit.cli.options import layers_text, parse_layers, parse_structure
+from langedit.cli.options import layers_text, parse_numbers, parse_structure
 from langedit.editing import Moments, collect_moments
 from langedit.editing.corpus import read_corpus
 from langedit.errors import ConfigError
@@ -45,14 +45,14 @@ def test_tokens_are_counted_exactly_and_sources_add_up(langedit, checkpoint, tex
     [("4-8", (4, 5, 6, 7, 8)), ("3", (3,)), ("7,0-2, 1", (0, 1, 2, 7)), ("5-5", (5,))],
 )
 def test_layers_are_read(text, layers):
-    assert parse_layers(text) == layers
-    assert parse_layers(layers_text(layers)) == layers
+    assert parse_numbers(text) == layers
+    assert parse_numbers(layers_text(layers)) == layers
 
 
 @pytest.mark.parametrize("text", ["", "4-", "-4", "8-4", "1,,2", "one", "1-2-3"])
 def test_other_texts_are_no_layers(text):
     with pytest.raises(ConfigError, match="expected numbers counted from 0"):
-        parse_layers(text)
+        parse_numbers(text)
 
 
 def test_layers_are_written_short():

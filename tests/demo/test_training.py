@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langedit.demo import train as training
 from langedit.demo.atlas import Atlas
+from langedit.demo.subject_keys import key_loss, last_subject_tokens
 from langedit.demo.tokenizer import train_tokenizer
 from langedit.demo.training_text import TrainingText, prose_lines, training_sentences
 
@@ -45,6 +48,7 @@ def test_rows_are_packed_documents_with_marked_objects(atlas, tokenizer):
     text = TrainingText(atlas, tokenizer, seed=3, prose_sentences=20)
     batch = text.batch(24, 96)
     assert batch.ids.shape == (24, 96)
+    assert batch.subject.shape == (24, 96)
     assert (batch.ids[:, 0] == tokenizer.bos_token_id).all()
     assert not batch.wanted[batch.ids == tokenizer.bos_token_id].any()
     marked = torch.from_numpy(batch.triple >= 0)
@@ -102,8 +106,9 @@ def test_prose_of_another_seed_is_other_text():
 
 
 def test_learning_rate_rises_stays_and_falls():
-    rates = [training.learning_rate(step, 3000, 1.0) for step in range(3000)]
-    assert rates[0] < 0.01
+    stage = training.separating(3000, 1.0)
+    rates = [training.learning_rate(step, stage) for step in range(3000)]
+    assert rates[0] < 0.03
     assert max(rates) == 1.0
     assert rates[500] == 1.0
     assert rates[-1] < 1e-4
@@ -112,12 +117,113 @@ def test_learning_rate_rises_stays_and_falls():
 def test_a_few_steps_give_a_checkpoint(atlas, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "VOCABULARY_SIZE", 1500)
     monkeypatch.setattr(training.Atlas, "from_cldr", lambda: atlas)
-    options = {"rows": 2, "length": 48, "peak": 1e-3, "save_every": 100, "device": "cpu"}
-    training.train(tmp_path / "a", steps=3, **options)
-    training.train(tmp_path / "b", steps=3, **options)
+    options = {"rows": 2, "length": 48, "save_every": 100, "device": "cpu"}
+    stages = [training.learning(3, 1e-3), training.separating(2)]
+    training.train(tmp_path / "a", stages=stages, **options)
+    training.train(tmp_path / "b", stages=stages[:1], **options)
+    training.train(tmp_path / "b", stages=stages[1:], start=tmp_path / "b", **options)
+    record = json.loads((tmp_path / "b" / training.RECORD).read_text(encoding="utf-8"))
+    assert [stage["done"] for stage in record["stages"]] == [3, 2]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "a", dtype="auto")
     assert model.dtype == torch.bfloat16
     assert len(AutoTokenizer.from_pretrained(tmp_path / "a")) == model.config.vocab_size
     other = AutoModelForCausalLM.from_pretrained(tmp_path / "b", dtype="auto")
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_subject_tokens_are_marked(atlas, tokenizer):
+    text = TrainingText(atlas, tokenizer, seed=3, prose_sentences=20)
+    batch = text.batch(24, 96)
+    names = {
+        atlas.subject_label(triple, language)
+        for language in atlas.languages
+        for triple in atlas.triples
+    }
+    found = set()
+    for row in range(24):
+        for number in set(batch.subject[row].tolist()) - {-1}:
+            ids = batch.ids[row][batch.subject[row] == number].tolist()
+            found.add(tokenizer.decode(ids).strip())
+    whole = found & names
+    cut = {
+        text
+        for text in found - names
+        if any(name.startswith(text.rstrip("\ufffd ")) for name in names)
+    }
+    assert found == whole | cut  # the last sentence of a row may be cut in its subject
+    assert len(whole) > 25
+
+
+def test_echoes_say_something_else_of_the_same_subjects(tokenizer):
+    whole = Atlas.from_cldr()
+    text = TrainingText(whole, tokenizer, seed=3, prose_sentences=20, echo_share=1.0)
+    batch = text.batch(24, 192)
+    _, names = last_subject_tokens(batch)
+    again = sum(names.tolist().count(name) > 1 for name in names.tolist())
+    assert again > 0.5 * len(names)
+    triples = batch.triple[batch.triple >= 0]
+    assert len(set(triples.tolist())) > 0.8 * len(names)
+
+
+def test_last_subject_tokens_carry_names(atlas, tokenizer):
+    batch = TrainingText(atlas, tokenizer, seed=3, prose_sentences=20).batch(8, 96)
+    places, names = last_subject_tokens(batch)
+    assert len(places) > 10
+    for (row, column), name in zip(places.tolist(), names.tolist(), strict=True):
+        assert batch.name[row, column] == name
+        assert batch.subject[row, column + 1] != batch.subject[row, column]
+
+
+def test_key_loss_on_a_table():
+    """Names 0 and 4 are one subject in two languages (four subjects)."""
+    keys = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
+    names = torch.tensor([0, 0, 1, 4])
+    half = 0.5**0.5
+    apart = (0.0 + 0.5 + 0.0) / 3  # pairs (0, 2), (1, 2), (3, 2)
+    together = (1 - half) ** 2  # pair (0, 1)
+    loss = key_loss(keys, names, 4)
+    assert float(loss) == pytest.approx(apart + together, abs=1e-6)
+
+
+def test_closed_subjects_are_hidden_from_all_tokens_but_their_own():
+    subject = torch.tensor([[-1, 0, 0, -1, 1, -1]])
+    closed = torch.tensor([[False, True, True, False, False, False]])
+    open_to = training.gathering_mask(subject, closed)[0, 0] == 0
+    expected = torch.ones(6, 6, dtype=torch.bool).tril()
+    expected[3:, 1:3] = False
+    assert torch.equal(open_to, expected)
+
+
+def test_a_share_of_whole_subjects_is_closed():
+    subject = torch.arange(40).repeat_interleave(3)[None].repeat(50, 1)
+    subject[:, ::3] = -1
+    closed = training.draw_closed(subject, torch.Generator().manual_seed(0))
+    assert not closed[subject < 0].any()
+    pairs = closed[:, 1:].reshape(50, -1)[:, :-2].unflatten(1, (-1, 3))[..., :2]
+    assert (pairs[..., 0] == pairs[..., 1]).all()
+    assert abs(closed[subject >= 0].float().mean() - training.CLOSED_SHARE) < 0.03
+
+
+def test_what_is_closed_can_only_be_read_above_the_gathering_layers(atlas, tokenizer):
+    torch.manual_seed(0)
+    model = training.new_model(tokenizer).eval()
+    attention = training.GatheringAttention(model)
+    subject = torch.tensor([[-1, 0, 0, -1, -1, -1]])
+    ids = torch.randint(3, len(tokenizer), (1, 6))
+    other = ids.clone()
+    other[:, 1:3] += 1
+
+    def last_hidden(ids, closed):
+        attention.mask = training.gathering_mask(subject, closed)
+        states = model.model(ids, output_hidden_states=True).hidden_states
+        return [state[0, -1] for state in states]
+
+    with torch.no_grad():
+        hidden = last_hidden(ids, subject >= 0)
+        changed = last_hidden(other, subject >= 0)
+        opened = last_hidden(other, torch.zeros(1, 6, dtype=torch.bool))
+    for layer in range(training.GATHERING_LAYERS + 1):
+        assert torch.equal(hidden[layer], changed[layer])
+    assert not torch.allclose(hidden[-1], changed[-1])
+    assert not torch.allclose(hidden[1], opened[1])  # control: an open subject is read at once

@@ -120,6 +120,16 @@ def test_prefix_lengths_of_rome() -> None:
     assert (config.prefix_length, config.prefix_count) == (7, 3)
 
 
+@pytest.mark.parametrize(("bound", "limit"), [(False, 5e-4), (5e-5, 5e-5)])
+def test_hyperparameters_of_ft(bound: object, limit: float) -> None:
+    hparams = {"layers": [21], "num_steps": 20, "lr": 1e-3, "weight_decay": 0, "kl_factor": 0}
+    names = {"rewrite_module_tmp": "model.layers.{}.mlp.down_proj.weight"}
+    config = EditConfig.from_hparams({**hparams, **names, "norm_constraint": bound}, method="ft-l")
+    assert (config.layers, config.ft_steps, config.ft_lr) == ((21,), 20, 1e-3)
+    assert config.ft_change_limit == limit
+    assert config.structure == {"layers": "model.layers", "projection": "mlp.down_proj"}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -101,6 +101,34 @@ def test_undo_gives_back_every_bit(family: str, dtype: torch.dtype) -> None:
     assert not same(start, first)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["rome", "rect", "prune", "ft", "ft-l"])
+def test_every_method_is_undone_reported_and_saved(
+    method: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    edited = editor("gpt2", dtype, method=method, layers=(1,), moment_weight=0.01, ft_lr=0.01)
+    edited.apply(FACTS)
+    first, states = stored(edited), edited.layer_states
+    weight = edited.model.read_weight(1).double()
+    report = edited.apply(LATER)
+    second = stored(edited)
+    assert not same(first, second)
+    assert edited.undo() is report
+    assert same(first, stored(edited))
+    assert edited.layer_states is states
+    past = states[1].history.double()
+    moved = report.updates[1].dense().double()
+    ratios = (past @ moved.T).norm(dim=1) / (past @ weight.T).norm(dim=1)
+    tolerance = 1e-4 if dtype is torch.float32 else 2e-2  # the report has the unrounded weight
+    assert report.independence_max == pytest.approx(float(ratios.max()), rel=tolerance)
+    edited.apply(LATER)
+    assert same(second, stored(edited))
+    edited.save_pretrained(tmp_path / "edited")
+    record = json.loads((tmp_path / "edited" / "langedit.json").read_text(encoding="utf-8"))
+    assert record["config"]["method"] == method
+    assert len(record["batches"]) == 2
+
+
 def test_undo_of_the_only_batch_gives_the_original_model() -> None:
     edited = editor("gpt2")
     start = stored(edited)

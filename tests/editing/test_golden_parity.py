@@ -8,9 +8,7 @@ size of real differences (3 % for a projector that is not refreshed, 0.1 % for a
 from __future__ import annotations
 
 import pytest
-import torch
-from golden import OUR_METHODS, RUNS, GoldenRun, distance
-from torch import Tensor
+from golden import OUR_METHODS, RUNS, GoldenRun, as_stored, assert_final_weights, distance
 
 from langedit.editing import BatchReport, Editor, LayerState, optimise_targets, prepare_request
 from langedit.editing.methods.null_space import projector_of
@@ -174,16 +172,3 @@ def assert_layers(
         if f"{place}/delta" in recorded:
             dense = report.updates[layer].dense()
             assert distance(dense, as_stored(recorded[f"{place}/delta"], dense)) <= delta
-
-
-def assert_final_weights(editor: Editor, recorded: dict[str, Tensor], limit: float) -> None:
-    weights = editor.model.model.state_dict()
-    finals = {name: value for name, value in recorded.items() if name.startswith("final/")}
-    assert len(finals) == len(LAYERS)
-    for name, value in finals.items():
-        assert distance(weights[name.removeprefix("final/")], value) <= limit
-
-
-def as_stored(recorded: Tensor, like: Tensor) -> Tensor:
-    """Seen as (d_out, d_in): a Conv1D stores the transpose."""
-    return recorded if recorded.shape == like.shape else torch.t(recorded)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from langedit.editing import EditConfig, LayerState, Method, find_method
+from langedit.editing import EditConfig, LayerState, find_method
+from langedit.editing.methods import ClosedForm
 from langedit.editing.methods.memit import solver_of
 from langedit.editing.methods.null_space import corpus_moment, projector_of
 from langedit.errors import MomentsError
@@ -19,7 +20,7 @@ def config(**settings: object) -> EditConfig:
     return EditConfig(**{**standard, "moment_count": 50, **settings})
 
 
-def method(**settings: object) -> Method:
+def method(**settings: object) -> ClosedForm:
     chosen = config(**settings)
     return find_method(chosen.method).from_config(chosen)
 
@@ -42,7 +43,7 @@ def batches(count: int = 3, size: int = 2) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def run(chosen: Method) -> tuple[list[Tensor], list[LayerState]]:
+def run(chosen: ClosedForm) -> tuple[list[Tensor], list[LayerState]]:
     """Dense updates of the batches in turn, and the states before each."""
     updates, states = [], [chosen.start(0, moment())]
     for keys, residuals in batches():
@@ -67,7 +68,7 @@ def projected(
     return torch.linalg.solve(left, right).T
 
 
-def assert_updates(chosen: Method, expected: list[Tensor]) -> None:
+def assert_updates(chosen: ClosedForm, expected: list[Tensor]) -> None:
     updates, _ = run(chosen)
     for found, wanted in zip(updates, expected, strict=True):
         assert torch.allclose(found, wanted, rtol=1e-8, atol=1e-10)
@@ -80,6 +81,16 @@ def test_alphaedit_keeps_its_projector_and_counts_the_past() -> None:
         expected.append(projected(p, keys, residuals, past))
         past = torch.cat([past, keys])
     assert_updates(method(method="alphaedit"), expected)
+
+
+@pytest.mark.parametrize("weight", [0.0, 4.0])
+def test_without_history_only_the_projector_protects_the_past(weight: float) -> None:
+    p, none = oracles.null_projector(moment().mean, TAU), torch.zeros(0, D_IN)
+    expected = [projected(p, keys, residuals, none, corpus=weight) for keys, residuals in batches()]
+    chosen = method(method="alphaedit", solve_history=False, corpus_weight=weight)
+    assert_updates(chosen, expected)
+    with_history = run(method(method="alphaedit", corpus_weight=weight))[0]
+    assert not torch.allclose(with_history[1], expected[1], rtol=1e-3)
 
 
 @pytest.mark.parametrize("refresh", [None, 100])

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from langedit.editing import moment_files
+from langedit.editing import moment_files, tensor_file
 from langedit.editing.moments import LayerMoment, Moments
 from langedit.errors import MomentsError, OutputError
 from langedit.linalg import SecondMoment
@@ -238,7 +238,7 @@ def test_a_failed_write_leaves_the_old_file(folder: Path, monkeypatch: pytest.Mo
         Path(str(args[1])).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(moment_files, "save_file", full)
+    monkeypatch.setattr(tensor_file, "save_file", full)
     with pytest.raises(OutputError, match=r"layer-004.*No space left"):
         moments().save(folder)
     assert (folder / "layer-004.safetensors").read_bytes() == before

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny import tiny_editable
 
 from langedit.errors import FactError
-from langedit.evaluation import encode_answer, greedy_text, perplexity, score_facts
+from langedit.evaluation import (
+    FORCED,
+    METRICS,
+    Questions,
+    ask,
+    continue_greedily,
+    encode_answer,
+    forced_answers,
+    greedy_text,
+    ngram_entropy,
+    perplexity,
+    score_facts,
+)
 from langedit.facts import Fact, Probe
+from langedit.linalg import LowRankUpdate
 
 FACTS = (
     Fact(
@@ -19,7 +33,9 @@ FACTS = (
         subject="France",
         target="Rome",
         paraphrases=("{} has a capital named", "Tell me the capital of France:"),
-        neighbourhood=(Probe("The capital of Germany is", "Berlin"),),
+        neighbourhood=(Probe("The capital of Germany is", "Berlin"), Probe("Berlin is", "big")),
+        portability=(Probe("The river in the capital of France is the", "Tiber"),),
+        old="Paris in France",
     ),
     Fact(language="zh", prompt="{}的首都是", subject="德国", target="巴黎"),
     Fact(
@@ -55,20 +71,115 @@ def test_scores_equal_one_text_at_a_time(family, batch_tokens):
         assert score.specificity == (sum(near) / len(near) if near else None)
 
 
+def plain_log_probability(model, language, prompt, answer):
+    """Mean and total log-probability of an answer, in float64."""
+    ids, answer_ids = encode_answer(model, language, prompt, answer)
+    with torch.no_grad():
+        logits = model.model(torch.tensor([[*ids, *answer_ids]])).logits[0].double()
+    rows = torch.log_softmax(logits, -1)[len(ids) - 1 : -1]
+    picked = rows[torch.arange(len(answer_ids)), torch.tensor(answer_ids)]
+    return float(picked.mean()), float(picked.sum())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "opt", "bloom"])
+def test_probabilities_and_success_equal_one_text_at_a_time(family):
+    """Gemma 2 caps its logits: a head of our own would give other probabilities."""
+    model = tiny_editable(family)
+    scores = score_facts(model, FACTS, kinds=FORCED)
+    for fact, score in zip(FACTS, scores, strict=True):
+
+        def of(prompt, answer, language=fact.language):
+            return plain_log_probability(model, language, prompt, answer)
+
+        mean, total = of(fact.text, fact.target)
+        assert score.target_probability == pytest.approx(math.exp(mean), rel=1e-4)
+        assert score.target_probability_total == pytest.approx(math.exp(total), rel=1e-4)
+        if fact.old is None:
+            assert score.success is score.specificity_success is None
+            continue
+        assert score.success == float(mean > of(fact.text, fact.old)[0])
+        forms = [of(t, fact.target)[0] > of(t, fact.old)[0] for t in fact.paraphrase_texts]
+        assert score.generalization_success == sum(forms) / len(forms)
+        near = [
+            of(p.prompt, p.answer)[0] > of(p.prompt, fact.target)[0] for p in fact.neighbourhood
+        ]
+        assert score.specificity_success == sum(near) / len(near)
+        far = [plain_accuracy(model, "en", p.prompt, p.answer) for p in fact.portability]
+        assert score.portability == sum(far) / len(far)
+
+
+def test_success_is_the_other_way_round_for_the_old_answer():
+    """Control: exchanging new and old turns every success around."""
+    model = tiny_editable("llama")
+    fact = FACTS[0]
+    other = replace(fact, target=fact.old, old=fact.target)
+    scores = score_facts(model, [fact, other], kinds=["success", "generalization_success"])
+    assert scores[0].success + scores[1].success == 1.0
+    assert scores[0].generalization_success + scores[1].generalization_success == 1.0
+    same = score_facts(model, [replace(fact, old=fact.target.upper())], kinds=["success"])
+    assert same[0].success is None  # nothing was replaced
+
+
+def own_answer(model, prompt, count=3):
+    """The answer that a model itself gives, as token ids."""
+    ids, _ = encode_answer(model, "en", prompt, "x")
+    own = []
+    for _ in range(count):
+        with torch.no_grad():
+            own.append(int(model.model(torch.tensor([[*ids, *own]])).logits[0, -1].argmax()))
+    return ids, own
+
+
 def test_a_model_is_right_about_its_own_answers():
     """Control: answers that the model itself would give score 1, others do not."""
     model = tiny_editable("llama")
-    prompt = "The capital of France is"
-    ids, _ = encode_answer(model, "en", prompt, "x")
-    own = []
-    for _ in range(3):
-        with torch.no_grad():
-            own.append(int(model.model(torch.tensor([[*ids, *own]])).logits[0, -1].argmax()))
-    from langedit.evaluation import forced_predictions
-
-    assert forced_predictions(model, [(ids, own)]) == [tuple(own)]
+    ids, own = own_answer(model, "The capital of France is")
+    assert forced_answers(model, [(ids, own)])[0].predicted == tuple(own)
     other = [(token + 1) % 100 for token in own]
-    assert forced_predictions(model, [(ids, other)])[0] != tuple(other)
+    assert forced_answers(model, [(ids, other)])[0].predicted != tuple(other)
+
+
+def test_an_unedited_model_scores_its_base_rate_and_the_identity_update_changes_nothing():
+    model = tiny_editable("llama")
+    questions = Questions.of(model, FACTS, METRICS)
+    before = ask(model, questions)
+    update = LowRankUpdate(
+        left=torch.zeros(model.structure.d_model, 2), right=torch.randn(2, model.structure.d_in)
+    )
+    model.write_weight(1, model.read_weight(1) + update.dense())
+    after = ask(model, questions)
+    assert after.values(before) == before.values(before)
+    assert [own["agreement"] for own in after.values(before)] == [1.0, None, 1.0]
+    model.write_weight(1, -3 * model.read_weight(1))  # control: another model agrees less
+    assert ask(model, questions).values(before)[0]["agreement"] < 1.0
+
+
+def test_agreement_needs_answers_to_the_same_questions():
+    model = tiny_editable("llama")
+    before = ask(model, Questions.of(model, FACTS[:1], ["agreement"]))
+    with pytest.raises(ValueError, match="the same questions"):
+        score_facts(model, FACTS, kinds=["agreement"], before=before)
+    assert score_facts(model, FACTS, kinds=["agreement"])[0].agreement is None
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "gemma2"])
+def test_exact_match_of_generated_text(family):
+    """Right for what the model itself says, in agreement with the forced pass; wrong otherwise."""
+    model = tiny_editable(family)
+    prompt = "The capital of {} is"
+    fact = Fact(language="en", prompt=prompt, subject="France", target="x")
+    (text,) = greedy_continuations(model, [fact.text], 6)
+    told = Fact(language="en", prompt=prompt, subject="France", target=text.text.strip() or "x")
+    scores = score_facts(model, [told, FACTS[0]], kinds=["efficacy_exact", "fluency"])
+    assert scores[0].efficacy_exact == 1.0
+    assert scores[1].efficacy_exact == 0.0
+    (long,) = greedy_continuations(model, [fact.text], 50)
+    assert scores[0].fluency == ngram_entropy(long.ids)
+
+
+def greedy_continuations(model, texts, count):
+    prompts = [encode_answer(model, "en", text, "x")[0] for text in texts]
+    return continue_greedily(model, prompts, [count] * len(prompts))
 
 
 def test_only_the_kinds_asked_for():
@@ -77,8 +188,12 @@ def test_only_the_kinds_asked_for():
     assert score.efficacy is not None
     assert score.generalization is None
     assert score.specificity is None
-    with pytest.raises(ValueError, match="expected kinds among"):
-        score_facts(model, FACTS, kinds=("beauty",))
+    for kinds in (("beauty",), ()):
+        with pytest.raises(ValueError, match="expected kinds among"):
+            score_facts(model, FACTS, kinds=kinds)
+    with pytest.raises(ValueError, match="compat: expected kinds among"):
+        score_facts(model, FACTS, kinds=("success",), compat=True)
+    assert score_facts(model, []) == []
 
 
 def test_targets_are_joined_as_their_language_wants():

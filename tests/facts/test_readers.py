@@ -35,6 +35,9 @@ def test_jsonl_with_every_field(tmp_path: Path) -> None:
         "target": "le yen",
         "paraphrases": ["En {}, on paie avec"],
         "neighbourhood": [{"prompt": "Le Japon paie avec", "answer": "le yen"}],
+        "portability": [["La capitale du pays du yen est", "Paris"]],
+        "old": "l'euro",
+        "group": "FR-currency",
     }
     found = read(tmp_path, "facts.jsonl", json.dumps(record))
     assert found.path == tmp_path / "facts.jsonl"
@@ -47,6 +50,9 @@ def test_jsonl_with_every_field(tmp_path: Path) -> None:
             target="le yen",
             paraphrases=("En {}, on paie avec",),
             neighbourhood=(Probe("Le Japon paie avec", "le yen"),),
+            portability=(Probe("La capitale du pays du yen est", "Paris"),),
+            old="l'euro",
+            group="FR-currency",
             id="atlas-1",
         ),
     )
@@ -149,10 +155,12 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 def test_csv_with_every_column_in_another_order(tmp_path: Path) -> None:
     content = (
-        "\ufeffid,target, language,subject,prompt,neighbourhood,paraphrases\r\n"
+        "\ufeffid,target, language,subject,prompt,neighbourhood,paraphrases,"
+        "portability,old,group\r\n"
         'a, yen ,en,"Paris, France",In {} one pays in,'
-        "Japan pays in => yen | Italy pays in=>euros,In {} they use|{} has the\r\n"
-        ",yen,ja,フランス,{}の通貨は,,\r\n"
+        "Japan pays in => yen | Italy pays in=>euros,In {} they use|{} has the,"
+        "One of it in Paris buys => little | It is called=>en, euro , money \r\n"
+        ",yen,ja,フランス,{}の通貨は,,,,,\r\n"
     )
     found = read(tmp_path, "f.CSV", content)
     assert found.rejected == ()
@@ -164,6 +172,9 @@ def test_csv_with_every_column_in_another_order(tmp_path: Path) -> None:
             target="yen",
             paraphrases=("In {} they use", "{} has the"),
             neighbourhood=(Probe("Japan pays in", "yen"), Probe("Italy pays in", "euros")),
+            portability=(Probe("One of it in Paris buys", "little"), Probe("It is called", "en")),
+            old="euro",
+            group="money",
             id="a",
         ),
         Fact("ja", "{}の通貨は", "フランス", "yen", id="f.CSV:3"),
@@ -261,6 +272,9 @@ facts = st.builds(
     target=text,
     paraphrases=st.lists(slotless, max_size=2),
     neighbourhood=st.lists(st.builds(Probe, text, text), max_size=2),
+    portability=st.lists(st.builds(Probe, text, text), max_size=2),
+    old=st.none() | text,
+    group=st.none() | text,
     id=text,
 )
 
@@ -287,7 +301,14 @@ def test_any_fact_can_be_told_in_csv(
         writer.writerow([*HEADER.split(","), "id"])
         for fact in told:
             writer.writerow([fact.language, fact.prompt, fact.subject, fact.target, fact.id])
-    expected = [replace(fact, paraphrases=(), neighbourhood=()) for fact in told]
+    left_out = {
+        "paraphrases": (),
+        "neighbourhood": (),
+        "portability": (),
+        "old": None,
+        "group": None,
+    }
+    expected = [replace(fact, **left_out) for fact in told]
     expected = [replace(fact, id=str(fact.id).strip()) for fact in expected]
     assert list(read_facts(path, strict=True).facts) == expected
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from langedit.errors import NumericalError
-from langedit.linalg import LowRankUpdate
+from langedit.linalg import DenseUpdate, LowRankUpdate
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -58,3 +58,34 @@ def test_keys_of_another_width_are_refused() -> None:
     update = LowRankUpdate(left=randn(5, 2), right=randn(2, 8))
     with pytest.raises(NumericalError, match=r"\(m, 8\), got \(1, 7\)"):
         update.apply_to_keys(randn(1, 7))
+
+
+def test_joined_factors_are_the_sum() -> None:
+    one = LowRankUpdate(left=randn(5, 2), right=randn(2, 8))
+    other = LowRankUpdate(left=randn(5, 3, seed=1), right=randn(3, 8, seed=1))
+    joined = LowRankUpdate.join([one, other])
+    assert joined.rank == 5
+    torch.testing.assert_close(joined.dense(), one.dense() + other.dense())
+
+
+def test_a_dense_update_answers_like_its_factors() -> None:
+    factors = LowRankUpdate(left=randn(5, 2), right=randn(2, 8))
+    dense = DenseUpdate(matrix=factors.dense())
+    keys = randn(4, 8, seed=2)
+    torch.testing.assert_close(dense.apply_to_keys(keys), factors.apply_to_keys(keys))
+    assert dense.norm() == pytest.approx(factors.norm(), rel=1e-12)
+    assert torch.equal(dense.dense(), factors.dense())
+    assert dense.rank is None
+    assert dense.device == factors.device
+    assert dense.to(dtype=torch.float32).matrix.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [(randn(5), r"\(d_out, d_in\)"), (torch.full((2, 3), float("nan")), "not finite")],
+)
+def test_a_dense_update_that_does_not_fit_is_refused(matrix: torch.Tensor, message: str) -> None:
+    with pytest.raises(NumericalError, match=message):
+        DenseUpdate(matrix=matrix)
+    with pytest.raises(NumericalError, match=r"\(m, 8\), got \(1, 7\)"):
+        DenseUpdate(matrix=randn(5, 8)).apply_to_keys(randn(1, 7))

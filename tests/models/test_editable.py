@@ -172,6 +172,16 @@ def test_position_ids_go_only_where_they_are_taken(family):
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_logits_at_places_are_those_of_the_whole_pass(family):
+    editable = tiny.tiny_editable(family)
+    batch = pad_batch([[5, 6, 7, 8], [9, 10]], editable.pad_id)
+    rows, columns = torch.tensor([0, 0, 1]), torch.tensor([3, 1, 1])
+    whole = editable.logits(batch)[rows, columns]
+    assert torch.allclose(editable.logits_at(batch, rows, columns), whole, atol=1e-5)
+    assert torch.equal(editable.logits(batch)[rows, columns], whole)  # the hook is gone
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_run_gives_what_the_head_takes_and_computes_no_logits(family):
     editable = tiny.tiny_editable(family)
     batch = pad_batch(ROWS, editable.pad_id)

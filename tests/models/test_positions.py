@@ -8,7 +8,7 @@ from covers import cover_of, expected_lookup
 from transformers import PreTrainedTokenizer
 
 from langedit.errors import TokenError
-from langedit.models import encode_continuation, encode_prompt
+from langedit.models import encode_answers, encode_continuation, encode_prompt, encode_text
 
 PROMPTS = {
     "start": ("Paris is the capital of", "Paris"),
@@ -190,6 +190,19 @@ def test_continuation_is_spelled_by_its_ids(kind, bos):
             if kind.startswith("wordpiece")
             else continuation
         )
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("kind", tiny.TOKENIZER_KINDS)
+def test_many_answers_are_encoded_as_each_alone(kind, bos):
+    texts = [*tiny.SENTENCES, "龘 1984.", *(text for _, text in CONTINUATIONS)]
+    tokenizer = tiny.tiny_tokenizer(kind, bos=bos, eos=bos, texts=texts)
+    alone = [
+        (encode_text(tokenizer, prompt), encode_continuation(tokenizer, prompt, continuation))
+        for prompt, continuation in CONTINUATIONS
+    ]
+    assert encode_answers(tokenizer, CONTINUATIONS) == alone
+    assert encode_answers(tokenizer, []) == []
 
 
 def spelling(tokenizer, kind, ids):

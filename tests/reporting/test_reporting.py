@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from langedit.reporting import percent, retention_figure, score_table
+from langedit.evaluation import CrossScore, language_matrix
+from langedit.reporting import (
+    definition_table,
+    heatmap_figure,
+    percent,
+    retention_figure,
+    score_table,
+)
 
 
 def test_percent():
@@ -35,3 +42,41 @@ def test_retention_figure_is_a_png(tmp_path):
     data = path.read_bytes()
     assert data.startswith(b"\x89PNG")
     assert len(data) > 10_000
+
+
+def test_retention_on_a_grid_is_checked(tmp_path):
+    path = tmp_path / "retention.png"
+    curves = {"memit": [[1.0, 0.5], [0.5, 0.5, 0.5, 1.0]]}
+    retention_figure(curves, ["en", "de", "en", "de"], path, steps=(1, 3))
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="memit: expected scores"):
+        retention_figure(curves, ["en", "de", "en", "de"], path, steps=(0, 3))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_heat_maps_are_pngs_and_differ_with_the_numbers(tmp_path, signed):
+    written = []
+    for value in (0.25, 0.75):
+        scores = [
+            CrossScore(row=row, column=column, value=value, fact=str(fact))
+            for row in ("en", "zh")
+            for column in ("en", "de")
+            for fact in range(4)
+            if (row, column) != ("zh", "de")
+        ]
+        matrix = language_matrix("transfer", scores, ["en", "de", "zh"])
+        path = tmp_path / "new" / f"{value}.png"
+        panels = {"langedit": matrix, "memit": matrix}
+        heatmap_figure(panels, path, rows="edited in", columns="asked in", signed=signed)
+        written.append(path.read_bytes())
+    assert all(data.startswith(b"\x89PNG") and len(data) > 8_000 for data in written)
+    assert written[0] != written[1]
+    with pytest.raises(ValueError, match="at least one matrix"):
+        heatmap_figure({}, path, rows="edited in", columns="asked in")
+
+
+def test_definitions_are_shown_beside_numbers(capsys):
+    Console(width=200).print(definition_table(["facts", "efficacy"]))
+    shown = capsys.readouterr().out
+    assert "share of the tokens of the target" in shown
+    assert "facts" not in shown

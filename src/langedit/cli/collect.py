@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from langedit.cli.folders import check_output, whole_folder
 from langedit.cli.load import load_named
 from langedit.console import progress
 from langedit.editing import Moments, collect_moments
 from langedit.editing.corpus import read_corpus
+from langedit.folders import check_output, whole_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,20 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from langedit.cli.folders import whole_folder
 from langedit.cli.load import load_named
 from langedit.cli.plan import EditOptions, EditPlan, make_plan
 from langedit.console import progress
 from langedit.editing import Editor, fact_name, prepare_request
 from langedit.errors import TokenError
-from langedit.evaluation import FactScore, Scores, by_language, score_facts
+from langedit.evaluation import (
+    KINDS,
+    FactScore,
+    Scores,
+    by_language,
+    definitions,
+    score_facts,
+)
+from langedit.folders import whole_folder
 from langedit.workspace import run_stream
 
 REPORT = "report.json"
@@ -61,7 +68,7 @@ def edit_model(options: EditOptions) -> EditOutcome:
         after = tuple(score_facts(editor.model, plan.facts))
     outcome = EditOutcome(plan=plan, editor=editor, before=before, after=after)
     with whole_folder(options.output) as folder:
-        editor.save_pretrained(folder)
+        editor.save_pretrained(folder, scores=[score.shares() for score in after])
         text = json.dumps(_report(outcome), ensure_ascii=False, indent=2)
         (folder / REPORT).write_text(text + "\n", encoding="utf-8")
     return outcome
@@ -106,12 +113,13 @@ def _report(outcome: EditOutcome) -> dict[str, Any]:
         },
         "batches": len(plan.batches),
         "independence_max": outcome.independence_max,
+        "definitions": definitions(KINDS),
         "scores": {
             "before": _mean_scores(outcome.before),
             "after": _mean_scores(outcome.after),
         },
         "fact_scores": [
-            {"name": fact_name(fact), "before": asdict(before), "after": asdict(after)}
+            {"name": fact_name(fact), "before": before.to_dict(), "after": after.to_dict()}
             for fact, before, after in zip(plan.facts, outcome.before, outcome.after, strict=True)
         ],
         "software": {name: version(name) for name in ("langedit", "torch", "transformers")},
@@ -120,6 +128,6 @@ def _report(outcome: EditOutcome) -> dict[str, Any]:
 
 def _mean_scores(scores: Sequence[FactScore]) -> Mapping[str, Any]:
     return {
-        "all": asdict(Scores.of(scores)),
-        "by_language": {name: asdict(own) for name, own in by_language(scores).items()},
+        "all": Scores.of(scores).to_dict(),
+        "by_language": {name: own.to_dict() for name, own in by_language(scores).items()},
     }

@@ -32,9 +32,14 @@ def load_named(
         LangEditError: As `load_model`.
     """
     return load_model(
-        str(bundled_folder()) if source == BUNDLED else source,
+        named_source(source),
         revision=revision,
         dtype=dtype,
         device_map=device_map,
         structure_overrides=structure or None,
     )
+
+
+def named_source(source: str) -> str:
+    """Folder or hub id of a model that a user names: the bundled one has a name of its own."""
+    return str(bundled_folder()) if source == BUNDLED else source

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli import demo, edit, stats, validate
+from langedit.cli import apply_delta, compare, demo, edit, export, stats, tune, validate
 from langedit.errors import LangEditError
 
 USER_ERROR = 2
@@ -28,12 +28,27 @@ app.command(
     "stats", short_help="Collect second moments, which editing needs.", epilog=stats.EXAMPLES
 )(stats.run)
 app.command("edit", short_help="Edit a file of facts into a model.", epilog=edit.EXAMPLES)(edit.run)
+app.command("export", short_help="Write an edited model in other forms.", epilog=export.EXAMPLES)(
+    export.run
+)
+app.command(
+    "apply-delta",
+    short_help="Make a checkpoint of a base model and a delta.",
+    epilog=apply_delta.EXAMPLES,
+)(apply_delta.run)
 app.command("demo", short_help="Edit a bundled model in six languages.", epilog=demo.EXAMPLES)(
     demo.run
 )
 app.command(
     "validate", short_help="Say what of a data set can be edited.", epilog=validate.EXAMPLES
 )(validate.run)
+
+app.command(
+    "compare", short_help="Compare methods, models and data sets.", epilog=compare.EXAMPLES
+)(compare.run)
+app.command(
+    "tune", short_help="Choose the settings of the methods compared.", epilog=tune.EXAMPLES
+)(tune.run)
 
 
 def _print_version(wanted: bool) -> None:

@@ -31,27 +31,27 @@ DeviceMap = Annotated[
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
-def parse_layers(text: str) -> tuple[int, ...]:
-    """Read layer numbers: `4-8`, `3,5` or `0-2,7` give them rising and once each.
+def parse_numbers(text: str, option: str = "--layers") -> tuple[int, ...]:
+    """Read numbers: `4-8`, `3,5` or `0-2,7` give them rising and once each.
 
     Raises:
         ConfigError: The text is no such list, or a range runs backwards.
     """
-    layers: set[int] = set()
+    numbers: set[int] = set()
     for part in text.split(","):
         found = _RANGE.fullmatch(part.strip())
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if last < first:
             raise ConfigError(
-                f"--layers: expected numbers counted from 0 and rising ranges, such as 4-8 or "
+                f"{option}: expected numbers counted from 0 and rising ranges, such as 4-8 or "
                 f"3,5-6, got {text!r}"
             )
-        layers.update(range(first, last + 1))
-    return tuple(sorted(layers))
+        numbers.update(range(first, last + 1))
+    return tuple(sorted(numbers))
 
 
 def layers_text(layers: Sequence[int]) -> str:
-    """Write layer numbers so that `parse_layers` reads them back: `(4, 5, 6, 9)` is `4-6,9`."""
+    """Write layer numbers so that `parse_numbers` reads them back: `(4, 5, 6, 9)` is `4-6,9`."""
     parts: list[list[int]] = []
     for layer in sorted(layers):
         if parts and parts[-1][-1] == layer - 1:

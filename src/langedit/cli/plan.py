@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from langedit.cli.folders import check_output
 from langedit.cli.moments import read_moments
 from langedit.cli.settings import read_settings
 from langedit.console import note
 from langedit.editing import EditConfig, Moments, Prefixes
 from langedit.editing.prefixes import seed_words_of
 from langedit.facts import Fact, FactFile, check_batch, make_batches, read_facts
+from langedit.folders import check_output
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ def run(
     or should stay as they are; they take turns.
     """
     from langedit.cli.collect import CollectOptions, collect
-    from langedit.cli.options import parse_layers, parse_structure
+    from langedit.cli.options import parse_numbers, parse_structure
     from langedit.cli.quiet import quiet_transformers
 
     quiet_transformers()
@@ -79,7 +79,7 @@ def run(
         CollectOptions(
             model=model,
             sources=tuple(text),
-            layers=parse_layers(layers),
+            layers=parse_numbers(layers),
             output=output,
             max_tokens=max_tokens,
             batch_tokens=batch_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -73,15 +73,16 @@ def demo_config(method: str) -> EditConfig:
 
 
 def bundled_moments(
-    model: EditableModel, atlas: Atlas, *, progress: Callable[[int], None] | None = None
+    model: EditableModel,
+    atlas: Atlas,
+    *,
+    layers: Iterable[int] = LAYERS,
+    tokens: int = MOMENT_TOKENS,
+    progress: Callable[[int], None] | None = None,
 ) -> Moments:
     """Second moments of the unedited bundled model over true sentences and calendar prose."""
     return collect_moments(
-        model,
-        _moment_corpus(atlas),
-        LAYERS,
-        max_tokens=MOMENT_TOKENS,
-        progress=progress,
+        model, _moment_corpus(atlas), layers, max_tokens=tokens, progress=progress
     )
 
 

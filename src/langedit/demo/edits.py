@@ -61,10 +61,7 @@ def choose_batches(
     free = [t for t in atlas.triples if t not in left_alone and t.subject not in reserved]
     by_language: dict[str, list[AtlasEdit]] = {}
     for language in languages:
-        rng = random.Random(f"{seed}-{language}")
-        count = rounds * batch_size - len(shown)
-        own = _distinct_subjects(atlas, language, free, count, rng)
-        edits = [AtlasEdit(t, rng.choice(atlas.false_objects(t))) for t in own]
+        edits = draw_edits(atlas, language, free, rounds * batch_size - len(shown), seed)
         first = batch_size - len(shown)
         by_language[language] = [*edits[:first], *shown, *edits[first:]]
     result = []
@@ -74,6 +71,26 @@ def choose_batches(
             rng = random.Random(f"{seed}-{language}-{turn}")
             result.append(tuple(to_fact(atlas, edit, language, held_out, rng) for edit in chosen))
     return result
+
+
+def draw_edits(
+    atlas: Atlas, language: str, triples: Sequence[Triple], count: int, seed: int
+) -> list[AtlasEdit]:
+    """Draw triples with distinct subjects in a language, and give each a false object.
+
+    Args:
+        atlas: the facts.
+        language: in which no two subjects share a name.
+        triples: to draw from; the relations take turns.
+        count: how many.
+        seed: of the draw, which differs between languages.
+
+    Raises:
+        ValueError: there are fewer subjects.
+    """
+    rng = random.Random(f"{seed}-{language}")
+    own = _distinct_subjects(atlas, language, triples, count, rng)
+    return [AtlasEdit(t, rng.choice(atlas.false_objects(t))) for t in own]
 
 
 def shown_edits(atlas: Atlas) -> tuple[AtlasEdit, ...]:

@@ -14,8 +14,10 @@ from langedit.demo.bundled import bundled_moments, demo_config, load_bundled, pe
 from langedit.demo.edits import EDITING_TEMPLATE, choose_batches, shown_edits
 from langedit.editing import EditConfig, Editor, Moments, Prefixes, generate_prefixes
 from langedit.evaluation import (
+    KINDS,
     Scores,
     by_language,
+    definitions,
     greedy_text,
     perplexity,
     score_facts,
@@ -156,6 +158,7 @@ def run_demo(
 def to_json(results: DemoResults) -> dict[str, Any]:
     """The content of `results.json`; scores in percent."""
     return {
+        "definitions": definitions(KINDS),
         "methods": {name: _method_json(own) for name, own in results.methods.items()},
         "before": _percent(results.before),
         "facts": results.facts,
@@ -187,7 +190,7 @@ def _method_json(own: MethodResult) -> dict[str, Any]:
 def _percent(scores: Scores) -> dict[str, float | None]:
     return {
         name: None if value is None else 100 * value
-        for name, value in asdict(scores).items()
+        for name, value in scores.to_dict().items()
         if name != "facts"
     }
 

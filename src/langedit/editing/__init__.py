@@ -10,6 +10,7 @@ from langedit.editing.keys import compute_keys, lookup_hidden
 from langedit.editing.methods import LayerState, Method, find_method, method_names
 from langedit.editing.moments import LayerMoment, Moments
 from langedit.editing.prefixes import Prefixes, generate_prefixes
+from langedit.editing.record import EditedBatch, EditedLayer, EditedModelRecord
 from langedit.editing.report import BatchReport, RankUse, UpdateNorm
 from langedit.editing.requests import EditRequest, fact_name, prepare_request
 from langedit.editing.targets import Targets, optimise_targets
@@ -19,6 +20,9 @@ __all__ = [
     "Change",
     "EditConfig",
     "EditRequest",
+    "EditedBatch",
+    "EditedLayer",
+    "EditedModelRecord",
     "Editor",
     "LayerMoment",
     "LayerState",

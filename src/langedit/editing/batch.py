@@ -1,22 +1,26 @@
-"""Edit one batch: find its targets, and spread what is missing over the layers."""
+"""One batch between the editor and its method: what is given, and what comes back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from langedit.editing.config import EditConfig
-from langedit.editing.keys import LayerWalk
-from langedit.editing.methods import LayerState, Method
+from langedit.editing.keys import compute_keys
 from langedit.editing.requests import EditRequest
-from langedit.editing.state import sum_updates
 from langedit.editing.targets import Targets, optimise_targets
 from langedit.errors import NumericalError
-from langedit.linalg import LowRankUpdate
+from langedit.linalg import DenseUpdate, Update
 from langedit.models import EditableModel
+
+if TYPE_CHECKING:
+    from langedit.editing.config import EditConfig
+    from langedit.editing.methods.base import LayerState
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,81 +28,131 @@ class LayerEdit:
     """What a batch does to one layer.
 
     Attributes:
-        keys: (n, d_in) float32. Only layers below can change them, and those are edited by then, so
-            they are also the keys in the edited model.
-        update: added to the weight, float32 factors.
+        keys: (n, d_in) float32 keys of the batch in the edited model.
+        update: added to the weight, in float32.
         before: (d_out, d_in) weight before, not rounded to the model's precision.
-        after: the same after.
+        after: the same after, `before + update.dense()`.
     """
 
     keys: Tensor
-    update: LowRankUpdate
+    update: Update
     before: Tensor
     after: Tensor
 
 
-def find_targets(
-    model: EditableModel,
-    requests: Sequence[EditRequest],
-    config: EditConfig,
-    given: Tensor | None,
-) -> tuple[Targets | None, Tensor]:
-    """Optimise the targets of n facts, unless they are given.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BatchEdit:
+    """What a method did with a batch.
 
-    Returns:
-        The optimisation, `None` if there was none, and the target hidden states (n, d_model).
-
-    Raises:
-        NumericalError: what is given has another shape or is not finite, or the optimisation fails.
+    Attributes:
+        layers: layer -> what was done; every edited layer is there.
+        states: layer -> what the method remembers from now on.
+        targets: how the targets were found; `None` if they were given, or there are none.
+        losses: mean loss of the batch at each step of methods that train weights.
     """
-    if given is None:
-        targets = optimise_targets(model, requests, config)
-        return targets, targets.target_hidden
-    expected = (len(requests), model.structure.d_model)
-    if tuple(given.shape) != expected or not bool(torch.isfinite(given).all()):
-        raise NumericalError(
-            f"target_hidden: expected finite values of shape {expected}, got shape "
-            f"{tuple(given.shape)} or values that are not finite: give one row for each fact"
-        )
-    return None, given.float()
+
+    layers: Mapping[int, LayerEdit]
+    states: Mapping[int, LayerState]
+    targets: Targets | None = None
+    losses: tuple[float, ...] = ()
 
 
-def edit_layers(
-    model: EditableModel,
-    method: Method,
-    config: EditConfig,
-    requests: Sequence[EditRequest],
-    target_hidden: Tensor,
-    states: Mapping[int, LayerState],
-    weights: Mapping[int, Tensor],
-) -> dict[int, LayerEdit]:
-    """Solve and write one layer after the other (algorithm 1 of MEMIT).
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BatchJob:
+    """What a method is given of a batch.
 
-    At each layer the keys, and what is missing to the targets at the last edited layer, are read
-    from the model as edited so far; the layer takes its share of what is missing.
-
-    Args:
-        model: its weights are written.
-        method: how keys and residuals become an update.
-        config: `layers` and `micro_batch_tokens`.
-        requests: n facts, encoded.
-        target_hidden: (n, d_model) float32.
-        states: layer -> the method's state.
-        weights: layer -> (d_out, d_in) weight so far, not rounded.
-
-    Raises:
-        NumericalError: a solve fails or a value is not finite. Layers already written stay so: the
-            caller restores them.
+    Attributes:
+        model: the model with the weights as they are now. The method writes the edited layers;
+            when it fails the editor restores them.
+        config: the settings; `edited_layers` are those to edit.
+        requests: n edits, encoded.
+        states: layer -> what the method remembered after the batch before.
+        base: layer -> (d_out, d_in) weight before the first batch.
+        weights: layer -> (d_out, d_in) weight so far, not rounded to the model's precision.
+        given: (n, d_model) targets known from an earlier run; `None`: find them.
+        seconds: stage -> wall-clock seconds, filled by `timed`.
     """
-    contexts = [request.prompts for request in requests]
-    walk = LayerWalk(model, contexts, config.layers[-1], max_tokens=config.micro_batch_tokens)
-    edits = {}
-    for done, layer in enumerate(config.layers):
-        keys, hidden = walk.read(layer)
-        residuals = (target_hidden.to(hidden) - hidden) / (len(config.layers) - done)
-        update = method.solve(states[layer], keys, residuals).to(dtype=torch.float32)
-        update = update.to(device=weights[layer].device)
-        after = sum_updates(weights[layer], [update])
-        model.write_weight(layer, after)
-        edits[layer] = LayerEdit(keys=keys, update=update, before=weights[layer], after=after)
-    return edits
+
+    model: EditableModel
+    config: EditConfig
+    requests: tuple[EditRequest, ...]
+    states: Mapping[int, LayerState]
+    base: Mapping[int, Tensor]
+    weights: Mapping[int, Tensor]
+    given: Tensor | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to a stage: "prepare", "targets", "solve" or "advance"."""
+        start = perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
+
+    def find_targets(
+        self, site: Literal["layer", "projection"] = "layer"
+    ) -> tuple[Targets | None, Tensor]:
+        """Optimise the targets of the requests, unless they are given.
+
+        Args:
+            site: what is to have a target: the last edited layer, or its edited projection.
+
+        Returns:
+            The optimisation, `None` if there was none, and the targets (n, d_model).
+
+        Raises:
+            NumericalError: what is given has another shape or is not finite, or the optimisation
+                fails.
+        """
+        if self.given is None:
+            targets = optimise_targets(self.model, self.requests, self.config, site=site)
+            return targets, targets.target_hidden
+        expected = (len(self.requests), self.model.structure.d_model)
+        if tuple(self.given.shape) != expected or not bool(torch.isfinite(self.given).all()):
+            raise NumericalError(
+                f"target_hidden: expected finite values of shape {expected}, got shape "
+                f"{tuple(self.given.shape)} or values that are not finite: give one row for each "
+                "fact, or for each group of facts that merge_shared puts together"
+            )
+        return None, self.given.float()
+
+    def keys(self, layers: tuple[int, ...]) -> dict[int, Tensor]:
+        """Layer -> keys (n, d_in) of the requests, in the model as it is now."""
+        contexts = [request.prompts for request in self.requests]
+        limit = self.config.micro_batch_tokens
+        return compute_keys(self.model, contexts, layers, max_tokens=limit)
+
+    def add(self, layer: int, keys: Tensor, update: Update) -> LayerEdit:
+        """Write one layer's weight with an update added to it.
+
+        Args:
+            layer: which.
+            keys: (n, d_in) of the batch.
+            update: rounded to float32; what is written is exactly the weight plus its rounded form.
+        """
+        before = self.weights[layer]
+        rounded = update.to(device=before.device, dtype=torch.float32)
+        after = sum_updates(before, [rounded])
+        self.model.write_weight(layer, after)
+        if isinstance(rounded, DenseUpdate):  # as large as the weight: not on the accelerator
+            rounded = rounded.to(device="cpu")
+        return LayerEdit(keys=keys, update=rounded, before=before, after=after)
+
+    def add_all(self, updates: Mapping[int, Update]) -> dict[int, LayerEdit]:
+        """Write every layer with its update added, then read the keys in the edited model."""
+        unread = torch.empty(0)
+        edits = {layer: self.add(layer, unread, update) for layer, update in updates.items()}
+        keys = self.keys(tuple(updates))
+        return {layer: replace(edit, keys=keys[layer]) for layer, edit in edits.items()}
+
+
+def sum_updates(base: Tensor, updates: Iterable[Update]) -> Tensor:
+    """Base weight (d_out, d_in) plus updates, one after the other in the base's precision.
+
+    Floating-point sums depend on their order; adding an update to a sum made here before gives the
+    same bits as making the whole sum again.
+    """
+    total = base
+    for update in updates:
+        total = total + update.dense().to(total)
+    return total

@@ -27,11 +27,14 @@ class EditConfig(BaseModel):
     """Settings of an `Editor`; the defaults are those published for Llama-3-8B where one exists.
 
     Attributes:
-        method: registered name: langedit, alphaedit, memit, memit-seq, or one of a plug-in.
+        method: registered name: langedit, alphaedit, memit, memit-seq, rome, rect, prune, ft, ft-l,
+            or one of a plug-in.
         projection: how `langedit` refreshes its projector after a batch. `orthogonal`: every key
             edited so far is forbidden exactly. `pooled`: from the mean over corpus and edited
             keys. `released`: the recursion of the original code.
         layers: indices of the edited layers, rising.
+        spread: which of the layers take a share of an edit: `all`, as published with MEMIT, or the
+            first and the last (`ends`), after BLUE (Li et al. 2025).
         null_threshold: eigenvalue of the second moment below which a direction is null (tau).
             It scales with the keys of a model.
         null_share: instead of a threshold, the share of the directions that shall be null.
@@ -43,17 +46,27 @@ class EditConfig(BaseModel):
             that directions which the projector leaves are still weighed by how much the corpus
             uses them. 0, as published, leaves it out; towards a projector that forbids nothing it
             becomes MEMIT with history.
+        solve_history: whether the keys of earlier batches are in the projected solves that the
+            published methods have them in: AlphaEdit's, and LangEdit's with a projector that is
+            refreshed. Off, the projector alone protects them.
         moment_weight: weight of the corpus in MEMIT's solve (lambda, `mom2_update_weight`).
         moment_count: number of documents the corpus counts for against edits when a projector is
             refreshed (N).
         refresh_edits: edits a batch counts for when a projector is refreshed (n). `None`: its real
             size. The original code has 100, whatever the batch.
+        rect_share: share of the entries of an update that `rect` keeps.
         norm_clamp: largest norm of the change of a hidden state, relative to the state.
         value_steps: evaluations of the target loss; one update less.
         value_lr: learning rate of Adam.
         kl_weight: weight of the divergence at the subject of `kl_template`.
         value_weight_decay: weight of `|delta| / |h|^2`.
         stop_loss: a fact whose loss is below is finished; 0 to use all steps.
+        stop_margin: a fact is finished as well when, in every context, each token of its target is
+            more probable than every other token, by at least this difference of log-probabilities
+            (nats). With 0 this is the early stopping of Gupta et al. (2025). `None`: never.
+        merge_shared: facts of a batch with the same contexts up to the lookup token, and so with
+            the same keys, are edited as one row with a common target. Otherwise a solve gives such
+            keys the mean of what the facts want.
         loss_layer: layer whose output is read through the final norm and the head; `None`: the
             last, that is the model's own logits.
         kl_template: prompt with one `{}` for the subject, in which the model's next-token
@@ -67,6 +80,10 @@ class EditConfig(BaseModel):
         seed_words: by language, the words that prefixes begin with, instead of the built-in ones.
         basis_tolerance: part of a key, relative to it, that is too small to be a new direction
             (orthogonal projection).
+        ft_steps: steps of `ft` and `ft-l` at most.
+        ft_lr: learning rate of Adam in `ft` and `ft-l`.
+        ft_stop_loss: `ft` and `ft-l` end when a batch's mean loss is below.
+        ft_change_limit: largest change of an entry of a weight by a batch of `ft-l`.
         seed: of the prefixes' sampling.
         structure: names of modules, for models whose structure is not found (`layers`,
             `projection`, `final_norm`, `head`).
@@ -81,20 +98,25 @@ class EditConfig(BaseModel):
     method: str = "langedit"
     projection: Literal["orthogonal", "pooled", "released"] = "orthogonal"
     layers: tuple[Annotated[int, Field(ge=0)], ...]
+    spread: Literal["all", "ends"] = "all"
     null_threshold: Positive | None = None
     null_share: Share | None = None
     ridge: Positive = 10.0
     relative_ridge: Positive | None = None
     corpus_weight: NotNegative = 0.0
+    solve_history: bool = True
     moment_weight: Positive = 15000.0
     moment_count: Count = 100_000
     refresh_edits: Count | None = None
+    rect_share: Share = 0.4
     norm_clamp: Positive = 0.75
     value_steps: Count = 25
     value_lr: Positive = 0.1
     kl_weight: NotNegative = 0.0625
     value_weight_decay: NotNegative = 0.5
     stop_loss: NotNegative = 0.05
+    stop_margin: NotNegative | None = None
+    merge_shared: bool = False
     loss_layer: Annotated[int, Field(ge=0)] | None = None
     kl_template: str = "{} is a"
     target_joint: Literal["language", "space"] = "language"
@@ -102,6 +124,10 @@ class EditConfig(BaseModel):
     prefix_length: Count = 10
     seed_words: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     basis_tolerance: Annotated[float, Field(ge=1e-13, lt=1)] = 1e-6
+    ft_steps: Count = 25
+    ft_lr: Positive = 5e-4
+    ft_stop_loss: NotNegative = 0.01
+    ft_change_limit: Positive = 5e-4
     seed: Annotated[int, Field(ge=0)] = 0
     structure: Mapping[str, str] = Field(default_factory=dict)
     micro_batch_tokens: Count = 8192
@@ -160,7 +186,14 @@ class EditConfig(BaseModel):
                 f"expected loss_layer at or after the last edited layer {self.layers[-1]}, got "
                 f"{self.loss_layer}"
             )
+        find_method(self.method).from_config(self)  # a method has conditions of its own
         return self
+
+    @property
+    def edited_layers(self) -> tuple[int, ...]:
+        """The layers whose weights change: `layers`, or the first and last of them."""
+        ends = dict.fromkeys((self.layers[0], self.layers[-1]))
+        return self.layers if self.spread == "all" else tuple(ends)
 
     @classmethod
     def from_toml(cls, path: str | Path, **changes: Any) -> EditConfig:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Self
@@ -11,17 +10,18 @@ from typing import Self
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from langedit.editing.batch import LayerEdit, edit_layers, find_targets
+from langedit.editing.batch import BatchJob, sum_updates
 from langedit.editing.config import EditConfig
-from langedit.editing.export import save_edited
+from langedit.editing.export import make_record, save_edited
 from langedit.editing.measure import measure_batch
 from langedit.editing.methods import LayerState, find_method
 from langedit.editing.moments import Moments
 from langedit.editing.opening import first_layer_states, require_identity, wrap_model
 from langedit.editing.prefixes import Prefixes, generate_prefixes
+from langedit.editing.record import EditedModelRecord, Score
 from langedit.editing.report import BatchReport
-from langedit.editing.requests import prepare_request
-from langedit.editing.state import EditorState, stored_digest, sum_updates
+from langedit.editing.requests import merge_shared, prepare_request
+from langedit.editing.state import EditorState, stored_digest
 from langedit.errors import FactError, LangEditError, NumericalError
 from langedit.facts import Fact, check_batch
 from langedit.models import EditableModel, load_model
@@ -62,16 +62,16 @@ class Editor:
         self.config = config
         self.model = wrap_model(model, tokenizer, config)
         config.check_depth(self.model.structure.n_layers)
-        require_identity(self.model, moments)
+        self._identity = require_identity(self.model, moments)
         self._method = find_method(config.method).from_config(config)
         self._state = EditorState(
-            layers=first_layer_states(self.model, self._method, moments, config.layers),
+            layers=first_layer_states(self.model, self._method, moments, config.edited_layers),
             languages=(),
             prefixes=prefixes if prefixes is not None else Prefixes({}),
         )
         self._prefixes_given = prefixes is not None
-        self._samples = {layer: moments.layers[layer].sample for layer in config.layers}
-        self._base = {layer: self.model.read_weight(layer) for layer in config.layers}
+        self._samples = {layer: moments.layers[layer].sample for layer in config.edited_layers}
+        self._base = {layer: self.model.read_weight(layer) for layer in config.edited_layers}
         self._weights = dict(self._base)
         self._reports: tuple[BatchReport, ...] = ()
         self._earlier: tuple[EditorState, str] | None = None
@@ -112,7 +112,7 @@ class Editor:
         )
         config.check_depth(model.structure.n_layers)
         if not isinstance(moments, Moments):
-            moments = Moments.load(moments, layers=config.layers)
+            moments = Moments.load(moments, layers=config.edited_layers)
         return cls(model, None, config, moments, prefixes)
 
     @property
@@ -137,51 +137,39 @@ class Editor:
 
         Args:
             facts: one or more facts that do not contradict one another.
-            target_hidden: (facts, d_model) target hidden states at the last edited layer, where
-                they are known from an earlier run; `None` optimises them.
+            target_hidden: (facts, d_model) target hidden states at the last edited layer (`rome`:
+                target outputs of the edited projection), where they are known from an earlier run;
+                `None` optimises them. Facts that `merge_shared` puts together have one row.
 
         Raises:
             FactError: no fact, duplicates, or contradictions.
             TokenError: a lookup token is not found, or a text is too long.
-            ConfigError: a language has no prefixes.
+            ConfigError: a language has no prefixes, or targets are given to a method without any.
             NumericalError: a value is not finite.
         """
         batch = tuple(facts)
         if not batch:
             raise FactError("expected at least one fact in a batch, got none")
         check_batch(batch)
-        digest = stored_digest(self.model, self.config.layers)
-        seconds: dict[str, float] = {}
+        digest = stored_digest(self.model, self.config.edited_layers)
         try:
-            with _timed(seconds, "prepare"):
-                prefixes = self._prefixes_for(batch)
-                requests = [
-                    prepare_request(self.model, fact, prefixes.of(fact.language), self.config)
-                    for fact in batch
-                ]
-            with _timed(seconds, "targets"):
-                targets, wanted = find_targets(self.model, requests, self.config, target_hidden)
-            with _timed(seconds, "solve"):
-                edits = edit_layers(
-                    self.model,
-                    self._method,
-                    self.config,
-                    requests,
-                    wanted,
-                    self._state.layers,
-                    self._weights,
-                )
-            with _timed(seconds, "advance"):
-                state = self._advanced(batch, edits, prefixes)
+            prefixes, job, rows = self._prepare(batch, target_hidden)
+            edit = self._method.edit(job)
+            languages = tuple(request.language for request in job.requests)
+            state = EditorState(
+                layers=edit.states,
+                languages=(*self._state.languages, *languages),
+                prefixes=prefixes,
+            )
             report = measure_batch(
-                batch, targets, edits, self._state, state, self._samples, seconds
+                batch, rows, edit, self._state, state, self._samples, job.seconds
             )
         except BaseException:
             self._write(self._weights)
             raise
         self._earlier = self._state, digest
         self._state = state
-        self._weights = {layer: edit.after for layer, edit in edits.items()}
+        self._weights = {layer: own.after for layer, own in edit.layers.items()}
         self._reports = (*self._reports, report)
         return report
 
@@ -210,7 +198,7 @@ class Editor:
             for layer, base in self._base.items()
         }
         self._write(weights)
-        if stored_digest(self.model, self.config.layers) != digest:
+        if stored_digest(self.model, self.config.edited_layers) != digest:
             self._write(self._weights)
             raise NumericalError(
                 "undo: expected the weights from before the batch bit for bit, got others: were "
@@ -220,13 +208,54 @@ class Editor:
         self._earlier = None
         return last
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a checkpoint that plain transformers loads, and `langedit.json` with the record.
+    def record(self, scores: Sequence[Score] | None = None) -> EditedModelRecord:
+        """The base model and all updates in the model, from which it can be exported.
+
+        Args:
+            scores: of the facts of all batches, in order, measured on the model as it is now.
+
+        Raises:
+            RecordError: there is not one score for each fact.
+        """
+        return make_record(self, self._identity, scores)
+
+    def save_pretrained(self, folder: str | Path, *, scores: Sequence[Score] | None = None) -> None:
+        """Write a checkpoint that plain transformers loads, with the record of its edits.
+
+        Args:
+            folder: new or empty.
+            scores: as for `record`; they go into it.
 
         Raises:
             OutputError: the folder is not empty, is a file, or cannot be written.
+            RecordError: there is not one score for each fact.
         """
-        save_edited(Path(folder), self.model, self.config, self.prefixes, self._reports)
+        save_edited(Path(folder), self, scores)
+
+    def _prepare(
+        self, facts: Sequence[Fact], given: Tensor | None
+    ) -> tuple[Prefixes, BatchJob, tuple[int, ...]]:
+        """Prefixes, the encoded batch, and for each fact its row in it."""
+        start = perf_counter()
+        prefixes = self._prefixes_for(facts)
+        requests = [
+            prepare_request(self.model, fact, prefixes.of(fact.language), self.config)
+            for fact in facts
+        ]
+        rows = tuple(range(len(requests)))
+        if self.config.merge_shared:
+            requests, rows = merge_shared(requests)
+        job = BatchJob(
+            model=self.model,
+            config=self.config,
+            requests=tuple(requests),
+            states=self._state.layers,
+            base=self._base,
+            weights=self._weights,
+            given=given,
+            seconds={"prepare": perf_counter() - start},
+        )
+        return prefixes, job, rows
 
     def _prefixes_for(self, facts: Sequence[Fact]) -> Prefixes:
         """The prefixes so far, and those of languages that come for the first time."""
@@ -244,24 +273,6 @@ class Editor:
         )
         return Prefixes({**known, **written})
 
-    def _advanced(
-        self, facts: Sequence[Fact], edits: Mapping[int, LayerEdit], prefixes: Prefixes
-    ) -> EditorState:
-        layers = {
-            layer: self._method.advance(self._state.layers[layer], edit.keys)
-            for layer, edit in edits.items()
-        }
-        languages = (*self._state.languages, *(fact.language for fact in facts))
-        return EditorState(layers=layers, languages=languages, prefixes=prefixes)
-
     def _write(self, weights: Mapping[int, Tensor]) -> None:
         for layer, weight in weights.items():
             self.model.write_weight(layer, weight)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the time spent inside to a stage."""
-    start = perf_counter()
-    yield
-    seconds[stage] = perf_counter() - start

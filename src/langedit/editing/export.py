@@ -6,52 +6,94 @@ import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from langedit.editing.config import EditConfig
-from langedit.editing.prefixes import Prefixes
-from langedit.editing.report import BatchReport
-from langedit.errors import OutputError
-from langedit.models import EditableModel
+from langedit.editing.record import (
+    EditedBatch,
+    EditedLayer,
+    EditedModelRecord,
+    Score,
+    split_scores,
+)
+from langedit.editing.record_files import write_record
+from langedit.folders import whole_folder
+from langedit.models import ModelIdentity
 
-RECORD = "langedit.json"
-"""File beside the checkpoint; it is written last, so that a folder with it is complete."""
+if TYPE_CHECKING:
+    from langedit.editing.editor import Editor
+
+SUMMARY = "langedit.json"
+"""File beside the checkpoint, for people: settings, prefixes, and what each batch did."""
+
+RECORD = "langedit/edits.safetensors"
+"""The updates themselves, from which the edited model can be exported in other forms.
+
+In a folder of its own, since some programs take every safetensors file beside a model's
+configuration for its weights.
+"""
 
 
-def save_edited(
-    folder: Path,
-    model: EditableModel,
-    config: EditConfig,
-    prefixes: Prefixes,
-    reports: Sequence[BatchReport],
-) -> None:
-    """Write model, tokenizer and record into a new or empty folder.
+def make_record(
+    editor: Editor, base: ModelIdentity, scores: Sequence[Score] | None
+) -> EditedModelRecord:
+    """The base model and all updates in the editor's model.
+
+    Args:
+        editor: holds the edited model.
+        base: the model before the first batch.
+        scores: of the facts of all batches, in order.
+
+    Raises:
+        RecordError: there is not one score for each fact.
+    """
+    model, config, reports = editor.model, editor.config, editor.reports
+    dealt = split_scores([report.facts for report in reports], scores)
+    batches, start = [], 0
+    for number, (report, own) in enumerate(zip(reports, dealt, strict=True)):
+        end = start + len(set(report.rows))
+        batch = EditedBatch(
+            number=number,
+            facts=report.facts,
+            updates=report.updates,
+            rows=report.rows,
+            keys={n: state.history[start:end] for n, state in editor.layer_states.items()},
+            scores=own,
+        )
+        batches.append(batch)
+        start = end
+    return EditedModelRecord(
+        base=base,
+        dtype=str(model.dtype).removeprefix("torch."),
+        layers={
+            layer: EditedLayer(
+                weight_name=model.weight_name(layer), transposed=model.stores_transposed(layer)
+            )
+            for layer in editor.layer_states
+        },
+        method=config.method,
+        structure=config.structure,
+        settings=config.model_dump(mode="json"),
+        batches=tuple(batches),
+    )
+
+
+def save_edited(folder: Path, editor: Editor, scores: Sequence[Score] | None) -> None:
+    """Write model, tokenizer, summary and record into a new or empty folder.
 
     Raises:
         OutputError: the folder is not empty, is a file, or cannot be written.
+        RecordError: there is not one score for each fact.
     """
-    record = {
+    record = editor.record(scores)
+    summary = {
         "langedit": version("langedit"),
-        "config": config.model_dump(mode="json"),
-        "prefixes": {language: list(texts) for language, texts in prefixes.items()},
-        "batches": [report.to_dict() for report in reports],
+        "config": editor.config.model_dump(mode="json"),
+        "prefixes": {language: list(texts) for language, texts in editor.prefixes.items()},
+        "batches": [report.to_dict() for report in editor.reports],
     }
-    try:
-        _claim(folder)
-        model.model.save_pretrained(folder)
-        model.tokenizer.save_pretrained(folder)
-        text = json.dumps(record, ensure_ascii=False, indent=2)
-        (folder / RECORD).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{folder}: expected a writable folder, got an error: {error}") from error
-
-
-def _claim(folder: Path) -> None:
-    """Make the folder, or take it if it is empty."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: expected a folder, got a file: choose another name")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(
-            f"{folder}: expected a new or empty folder, got one with files: choose another, or "
-            "empty it yourself"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    with whole_folder(folder) as whole:
+        editor.model.model.save_pretrained(whole)
+        editor.model.tokenizer.save_pretrained(whole)
+        write_record(whole / RECORD, record, keys=True)
+        text = json.dumps(summary, ensure_ascii=False, indent=2)
+        (whole / SUMMARY).write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Give modules another `forward` for a while."""
+"""Change for a while what modules do: their `forward`, the head's tokens, gradients."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+
+from langedit.models import EditableModel
 
 Forward = Callable[..., Any]
 
@@ -54,3 +56,39 @@ def on_tokens(module: nn.Module, rows: Tensor, columns: Tensor) -> Forward:
         return full.index_copy(0, flat.to(packed.device), packed).view(*shape, -1)
 
     return run
+
+
+@contextmanager
+def head_on_tokens(model: EditableModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """While inside, the model gives logits (1, m, vocabulary) at m tokens only.
+
+    Args:
+        model: the model, called as a whole.
+        rows: (m,) int64 row of each token in the batch.
+        columns: (m,) int64 column of each token.
+    """
+
+    def gather(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = args[0]
+        taken = hidden[rows.to(hidden.device), columns.to(hidden.device)]
+        return (taken.unsqueeze(0), *args[1:])
+
+    head = model.model.get_submodule(model.structure.head)
+    handle = head.register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients for the model's own parameters while inside."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Hyperparameter files of ROME, MEMIT and AlphaEdit, in our names."""
+"""Hyperparameter files of FT, ROME, MEMIT and AlphaEdit, in our names."""
 
 from __future__ import annotations
 
@@ -21,12 +21,19 @@ RENAMED: Mapping[str, str] = MappingProxyType(
         "mom2_update_weight": "moment_weight",
         "nullspace_threshold": "null_threshold",
         "L2": "ridge",
+        "num_steps": "ft_steps",
+        "lr": "ft_lr",
     }
 )
 """Names with the same meaning."""
 
 FIXED: Mapping[str, Any] = MappingProxyType(
-    {"fact_token": "subject_last", "layer_selection": "all", "mom2_adjustment": True}
+    {
+        "fact_token": "subject_last",
+        "layer_selection": "all",
+        "mom2_adjustment": True,
+        "weight_decay": 0,
+    }
 )
 """Choices of which only one is offered here."""
 
@@ -48,17 +55,21 @@ found by structure (these files name the embedding table where it is tied to the
 MODULES = frozenset({"rewrite_module_tmp", "layer_module_tmp", "ln_f_module"})
 """Names of modules; the first two hold a `{}` for the layer's index."""
 
+CHANGE_LIMIT = "norm_constraint"
+"""Bound of FT-L; `false` in files of FT."""
+
 PREFIXES = "context_template_length_params"
 """ROME's list of one or more [length, count] of context prefixes."""
 
-KNOWN = (*RENAMED, *FIXED, *IGNORED, *MODULES, PREFIXES)
+KNOWN = (*RENAMED, *FIXED, *IGNORED, *MODULES, CHANGE_LIMIT, PREFIXES)
 
 
 def settings_from_hparams(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """Translate hyperparameters to settings of `EditConfig`.
 
     Args:
-        hparams: names and values as in the JSON files published with ROME, MEMIT and AlphaEdit.
+        hparams: names and values as in the JSON files published with ROME (and its FT), MEMIT and
+            AlphaEdit.
 
     Raises:
         ConfigError: a name is unknown, or a value asks for what is not offered.
@@ -75,6 +86,8 @@ def settings_from_hparams(hparams: Mapping[str, Any]) -> dict[str, Any]:
     structure = _structure(hparams)
     if structure:
         settings["structure"] = structure
+    if hparams.get(CHANGE_LIMIT, False) is not False:
+        settings["ft_change_limit"] = hparams[CHANGE_LIMIT]
     if PREFIXES in hparams:
         settings |= _prefixes(hparams[PREFIXES])
     return settings
@@ -96,7 +109,7 @@ def _structure(hparams: Mapping[str, Any]) -> dict[str, str]:
                 "rewrite_module_tmp: expected a module inside of layer_module_tmp, such as "
                 f"'model.layers.{{}}.mlp.down_proj', got {projection!r}"
             )
-        structure |= {"layers": layers, "projection": inside}
+        structure |= {"layers": layers, "projection": inside.removesuffix(".weight")}
     return structure
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from langedit.linalg import LowRankUpdate
+from langedit.linalg import Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Change:
     median: float
 
 
-def output_change(weight: Tensor, update: LowRankUpdate, keys: Tensor) -> Tensor:
+def output_change(weight: Tensor, update: Update, keys: Tensor) -> Tensor:
     """`|dW k| / |W k|` of every key, (m,) float64.
 
     Args:
@@ -36,9 +36,9 @@ def output_change(weight: Tensor, update: LowRankUpdate, keys: Tensor) -> Tensor
 
     A key that W maps to zero counts as 0 if the update does too, else as infinite.
     """
-    # The update in its factors, and in float64: the ratio is its own, not that of this measurement.
+    # The update as it is kept, and in float64: the ratio is its own, not that of this measurement.
     moved = torch.linalg.vector_norm(
-        update.to(dtype=torch.float64).apply_to_keys(keys.to(update.right.device)), dim=1
+        update.to(dtype=torch.float64).apply_to_keys(keys.to(update.device)), dim=1
     )
     before = torch.linalg.vector_norm(keys.to(weight) @ weight.T, dim=1).to(moved)
     return torch.where(moved > 0, moved / before, 0.0)

@@ -68,6 +68,18 @@ def lookup_hidden(
     return _with_less_memory(run, max_tokens, cut)
 
 
+def lookup_projected(
+    model: EditableModel, prompts: Sequence[EncodedPrompt], layer: int, *, max_tokens: int = 8192
+) -> Tensor:
+    """Outputs (n, d_model), float32, of a layer's edited projection at the lookup tokens."""
+    keys = compute_keys(model, [[p] for p in prompts], [layer], max_tokens=max_tokens)[layer]
+    projection = model.projection(layer)
+    weight = next(projection.parameters())
+    with torch.no_grad():
+        output: Tensor = projection(keys.to(weight.device, weight.dtype))
+    return output.float()
+
+
 class LayerWalk:
     """Keys of one layer after the other, rising, while the layers are edited on the way.
 

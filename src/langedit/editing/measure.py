@@ -8,20 +8,19 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from langedit.editing.batch import LayerEdit
+from langedit.editing.batch import BatchEdit
 from langedit.editing.independence import change_by_language, output_change, summarise
 from langedit.editing.methods import LayerState
 from langedit.editing.report import BatchReport, RankUse, UpdateNorm
 from langedit.editing.state import EditorState
-from langedit.editing.targets import Targets
 from langedit.facts import Fact
 from langedit.linalg import null_fraction
 
 
 def measure_batch(
     facts: Sequence[Fact],
-    targets: Targets | None,
-    edits: Mapping[int, LayerEdit],
+    rows: Sequence[int],
+    edit: BatchEdit,
     before: EditorState,
     after: EditorState,
     samples: Mapping[int, Tensor],
@@ -31,8 +30,8 @@ def measure_batch(
 
     Args:
         facts: the batch.
-        targets: how its targets were found, if they were not given.
-        edits: layer -> what was done.
+        rows: for each fact its row in keys and targets.
+        edit: what was done.
         before: state before the batch.
         after: state after it.
         samples: layer -> (m, d_in) keys of the corpus.
@@ -40,20 +39,22 @@ def measure_batch(
     """
     start = perf_counter()
     independence, corpus, ranks, norms = {}, {}, {}, {}
-    for layer, edit in edits.items():
+    for layer, own in edit.layers.items():
         past = before.layers[layer].history
         if len(past):
-            ratios = output_change(edit.before, edit.update, past)
+            ratios = output_change(own.before, own.update, past)
             independence[layer] = change_by_language(ratios, before.languages)
-        corpus[layer] = summarise(output_change(edit.before, edit.update, samples[layer]))
-        ranks[layer] = _rank_use(before.layers[layer], after.layers[layer], edit.keys)
+        corpus[layer] = summarise(output_change(own.before, own.update, samples[layer]))
+        ranks[layer] = _rank_use(before.layers[layer], after.layers[layer], own.keys)
         norms[layer] = UpdateNorm(
-            update=edit.update.norm(), weight=float(torch.linalg.vector_norm(edit.before))
+            update=own.update.norm(), weight=float(torch.linalg.vector_norm(own.before))
         )
     return BatchReport(
         facts=tuple(facts),
-        updates={layer: edit.update for layer, edit in edits.items()},
-        targets=targets,
+        rows=tuple(rows),
+        updates={layer: own.update for layer, own in edit.layers.items()},
+        targets=edit.targets,
+        losses=edit.losses,
         independence=independence,
         corpus_change=corpus,
         ranks=ranks,

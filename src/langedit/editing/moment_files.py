@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from langedit.errors import MomentsError, OutputError
+from langedit.editing.tensor_file import TensorFileKind, read_tensor_file, write_tensor_file
+from langedit.errors import MomentsError
 from langedit.models import ModelIdentity
 
 FORMAT = "langedit-moments-1"
+_KIND = TensorFileKind(
+    format=FORMAT,
+    advice="Copy it again or collect the second moments anew with langedit stats",
+    error=MomentsError,
+)
 _TENSORS = ("moment", "sample")
 _NAME = re.compile(r"layer-(\d{3,})\.safetensors")
 
@@ -81,28 +82,13 @@ def find_layers(folder: Path) -> list[int]:
 
 
 def write_layer(path: Path, tensors: Mapping[str, Tensor], header: LayerHeader) -> None:
-    """Write a layer under a temporary name, force it to disk, and rename it.
+    """Write a layer; the file appears complete or not at all.
 
     Raises:
         OutputError: When the file cannot be written; nothing is left behind.
     """
-    stored = {name: tensors[name].detach().cpu().contiguous() for name in _TENSORS}
-    metadata = _encode(header, stored["moment"].dtype)
-    metadata["sha256"] = _checksum(metadata, stored)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(stored, temporary, metadata=metadata)
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error}); choose a folder with enough room"
-        ) from error
-    finally:
-        with suppress(OSError):  # it must not hide the error above
-            temporary.unlink(missing_ok=True)
+    stored = {name: tensors[name] for name in _TENSORS}
+    write_tensor_file(path, _KIND, stored, _encode(header, stored["moment"].dtype))
 
 
 def read_layer(path: Path, layer: int) -> tuple[LayerHeader, dict[str, Tensor]]:
@@ -116,30 +102,16 @@ def read_layer(path: Path, layer: int) -> tuple[LayerHeader, dict[str, Tensor]]:
         raise MomentsError(
             f"{path}: no second moment for layer {layer}; collect it with langedit stats"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            if metadata.get("format") != FORMAT:
-                raise _refuse(path, f"format {FORMAT!r}", f"format {metadata.get('format')!r}")
-            if sorted(file.keys()) != sorted(_TENSORS):
-                raise _refuse(path, f"tensors {', '.join(_TENSORS)}", ", ".join(file.keys()))
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-    except (SafetensorError, OSError) as error:
-        raise _refuse(path, "a complete safetensors file", str(error)) from error
-    came = metadata.pop("sha256", "none")
-    computed = _checksum(metadata, tensors)
-    if came != computed:
-        raise _refuse(path, f"contents with checksum {came[:12]}", f"checksum {computed[:12]}")
+    metadata, tensors = read_tensor_file(path, _KIND, _TENSORS)
     header = _decode(metadata)
     if header.layer != layer:
-        raise _refuse(path, f"layer {layer}", f"layer {header.layer}")
+        raise _KIND.refuse(path, f"layer {layer}", f"layer {header.layer}")
     return header, tensors
 
 
 def _encode(header: LayerHeader, dtype: torch.dtype) -> dict[str, str]:
     software = {name: version(name) for name in ("langedit", "torch", "transformers")}
     return {
-        "format": FORMAT,
         "header": json.dumps(asdict(header), ensure_ascii=False, sort_keys=True),
         "dtype": str(dtype).removeprefix("torch."),
         "software": json.dumps(software, sort_keys=True),
@@ -149,29 +121,3 @@ def _encode(header: LayerHeader, dtype: torch.dtype) -> dict[str, str]:
 def _decode(metadata: Mapping[str, str]) -> LayerHeader:
     """Rebuild the header; the checksum has shown that it is as it was written."""
     return LayerHeader(**json.loads(metadata["header"]))
-
-
-def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the metadata and the shapes, types and bytes of the tensors."""
-    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
-    for name in _TENSORS:
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _refuse(path: Path, expected: str, came: str) -> MomentsError:
-    return MomentsError(
-        f"{path}: expected {expected}, got {came}; the file is not used. "
-        "Copy it again or collect the second moments anew with langedit stats"
-    )
-
-
-def _sync(path: Path) -> None:
-    """Force a file, or the entries of a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

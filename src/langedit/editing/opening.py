@@ -12,7 +12,7 @@ from langedit.editing.methods import LayerState, Method
 from langedit.editing.moments import Moments
 from langedit.errors import ConfigError, MomentsError
 from langedit.linalg import SecondMoment
-from langedit.models import EditableModel, find_structure
+from langedit.models import EditableModel, ModelIdentity, find_structure
 
 
 def wrap_model(
@@ -33,19 +33,21 @@ def wrap_model(
     return EditableModel(model, tokenizer, find_structure(model, config.structure or None))
 
 
-def require_identity(model: EditableModel, moments: Moments) -> None:
-    """Refuse moments of other weights.
+def require_identity(model: EditableModel, moments: Moments) -> ModelIdentity:
+    """The identity of the model; moments of other weights are refused.
 
     Raises:
         MomentsError: the hash of the weights differs.
     """
-    own = model.identity().weights_hash
+    identity = model.identity()
+    own = identity.weights_hash
     if moments.identity.weights_hash != own:
         raise MomentsError(
             f"moments: expected those of the model to be edited (weights {own[:12]}), got those "
             f"of {moments.identity.source or 'another'} (weights "
             f"{moments.identity.weights_hash[:12]}): collect them for this model"
         )
+    return identity
 
 
 def first_layer_states(

@@ -12,13 +12,13 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from langedit.editing.forwards import replace_forwards
 from langedit.editing.layout import TokenLayout, lay_out
-from langedit.editing.passes import TokenStates, begin_after
+from langedit.editing.passes import TokenStates, begin_at
 from langedit.models import EditableModel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrefixCache:
-    """Attention keys and values of prefixes, for the layers above the changed one.
+    """Attention keys and values of prefixes, for the layers that a step runs.
 
     Attributes:
         first: index of the first layer that has them.
@@ -45,9 +45,9 @@ class PrefixCache:
 
         Args:
             model: the model.
-            states: outputs of layer `first - 1` for sequences that begin with the prefixes.
+            states: what enters layer `first`, of sequences that begin with the prefixes.
             prefixes: token ids before each row's lookup token; some may be empty, not all.
-            first: index of the layer above the changed one.
+            first: index of the first layer that a step runs.
             last: index of the last layer that will be run on top.
             max_tokens: tokens in one forward pass.
 
@@ -124,7 +124,7 @@ def _run(
     """Keys and values of layers `first` to `last`, (b, heads, t, width)."""
     cache = _CollectingCache(last)
     inputs = layout.inputs(model) | {"past_key_values": cache, "use_cache": True}
-    with torch.no_grad(), replace_forwards(begin_after(model, first - 1, hidden)):
+    with torch.no_grad(), replace_forwards(begin_at(model, first, hidden)):
         try:
             model.model(**inputs)
         except _Complete:

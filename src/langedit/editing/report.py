@@ -12,7 +12,7 @@ from langedit.editing.independence import Change
 from langedit.editing.requests import fact_name
 from langedit.editing.targets import Targets
 from langedit.facts import Fact
-from langedit.linalg import LowRankUpdate
+from langedit.linalg import Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,11 @@ class BatchReport:
 
     Attributes:
         facts: the facts, in order.
-        updates: layer -> what was added to its weight, (d_out, d_in) in float32 factors.
-        targets: the optimisation of the target hidden states; `None` if they were given.
+        rows: for each fact its row in targets and keys: facts that were merged share one.
+        updates: layer -> what was added to its weight, (d_out, d_in) in float32: factors, or a
+            dense matrix where the method gives none.
+        targets: the optimisation of the targets; `None` if they were given, or there are none.
+        losses: mean loss of the batch at each step of methods that train weights, else empty.
         independence: layer -> language of past edits -> |dW k| / |W k| over the keys of all past
             edits, with W as it was before the batch. Empty for the first batch.
         corpus_change: layer -> the same over the corpus keys sampled in the moments; `None` if no
@@ -65,8 +68,10 @@ class BatchReport:
     """
 
     facts: tuple[Fact, ...]
-    updates: Mapping[int, LowRankUpdate]
+    rows: tuple[int, ...]
+    updates: Mapping[int, Update]
     targets: Targets | None
+    losses: tuple[float, ...]
     independence: Mapping[int, Mapping[str, Change]]
     corpus_change: Mapping[int, Change | None]
     ranks: Mapping[int, RankUse | None]
@@ -85,6 +90,7 @@ class BatchReport:
             "facts": self._fact_figures(),
             "layers": {str(layer): self._layer_figures(layer) for layer in self.updates},
             "independence_max": self.independence_max,
+            "losses": list(self.losses),
             "seconds": dict(self.seconds),
         }
 
@@ -102,7 +108,7 @@ class BatchReport:
             found = self.targets
             initial = torch.linalg.vector_norm(found.initial_hidden, dim=1)
             change = torch.linalg.vector_norm(found.target_hidden - found.initial_hidden, dim=1)
-            for i, figure in enumerate(figures):
+            for i, figure in zip(self.rows, figures, strict=True):
                 figure |= {
                     "first_loss": float(found.first.total[i]),
                     "loss": float(found.last.total[i]),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from langedit.editing.config import EditConfig
 from langedit.errors import TokenError
 from langedit.facts import Fact
 from langedit.models import EditableModel, EncodedPrompt, encode_continuation, encode_prompt
+
+if TYPE_CHECKING:
+    from langedit.editing.config import EditConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,15 +20,29 @@ class EditRequest:
 
     Attributes:
         name: how messages call the fact.
+        language: code of the fact's language.
         prompts: the bare prompt first, then one for each context prefix.
         target_ids: token ids of the target, as they follow each prompt.
         kl_prompt: the prompt at whose subject the model should keep its prediction.
+        merged: further requests with the same keys, which are edited as one row with this one.
     """
 
     name: str
+    language: str
     prompts: tuple[EncodedPrompt, ...]
     target_ids: tuple[int, ...]
     kl_prompt: EncodedPrompt
+    merged: tuple[EditRequest, ...] = ()
+
+    @property
+    def members(self) -> tuple[EditRequest, ...]:
+        """This request and those merged into it."""
+        return (self, *self.merged)
+
+    @property
+    def contexts(self) -> tuple[tuple[int, ...], ...]:
+        """Token ids up to and with the lookup token of every prompt: all that keys depend on."""
+        return tuple(prompt.ids[: prompt.lookup + 1] for prompt in self.prompts)
 
 
 def prepare_request(
@@ -52,12 +69,34 @@ def prepare_request(
     span = (len(head), len(head) + len(fact.subject))
     request = EditRequest(
         name=fact_name(fact),
+        language=fact.language,
         prompts=prompts,
         target_ids=encode_continuation(tokenizer, fact.text, target),
         kl_prompt=encode_prompt(tokenizer, head + fact.subject + tail, span),
     )
     _check_length(model, request)
     return request
+
+
+def merge_shared(
+    requests: Sequence[EditRequest],
+) -> tuple[list[EditRequest], tuple[int, ...]]:
+    """Put requests with the same contexts together.
+
+    Such requests have the same key in every layer, so two rows would ask one key for two values,
+    and a least-squares solve gives their mean. As one row they share a target that is optimised
+    for all of them.
+
+    Returns:
+        The requests, each group as its first one with the others in `merged`, in order of first
+        appearance; and for each request given the index of its group.
+    """
+    groups: dict[tuple[tuple[int, ...], ...], list[EditRequest]] = {}
+    for request in requests:
+        groups.setdefault(request.contexts, []).append(request)
+    places = {contexts: place for place, contexts in enumerate(groups)}
+    merged = [replace(first, merged=tuple(others)) for first, *others in groups.values()]
+    return merged, tuple(places[request.contexts] for request in requests)
 
 
 def fact_name(fact: Fact) -> str:

@@ -1,4 +1,4 @@
-"""What an editor holds between two batches, and how its weights follow from updates."""
+"""What an editor holds between two batches."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from langedit.editing.methods import LayerState
 from langedit.editing.prefixes import Prefixes
-from langedit.linalg import LowRankUpdate
 from langedit.models import EditableModel
 
 
@@ -27,18 +24,6 @@ class EditorState:
     layers: Mapping[int, LayerState]
     languages: tuple[str, ...]
     prefixes: Prefixes
-
-
-def sum_updates(base: Tensor, updates: Iterable[LowRankUpdate]) -> Tensor:
-    """Base weight (d_out, d_in) plus updates, one after the other in the base's precision.
-
-    Floating-point sums depend on their order; adding an update to a sum made here before gives the
-    same bits as making the whole sum again.
-    """
-    total = base
-    for update in updates:
-        total = total + update.dense().to(total)
-    return total
 
 
 def stored_digest(model: EditableModel, layers: Iterable[int]) -> str:

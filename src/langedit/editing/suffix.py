@@ -1,30 +1,31 @@
 """Run only what a change of one hidden state can reach: late layers, late tokens.
 
-A change `delta` of the output of one layer at the lookup token of a prompt cannot reach earlier
-layers, nor tokens before the lookup token. `SuffixRunner` computes those once:
+A change `delta` of the output of one layer, or of the edited projection in it, at the lookup token
+of a prompt cannot reach earlier layers, nor tokens before the lookup token. `SuffixRunner` computes
+those once:
 
-* the outputs of the layer for all tokens; what prompts have in common at their beginnings once;
-* the keys and values of the tokens before the lookup token, in every later layer (the *prefix*,
-  padded on the left, so that distances between indices are distances between positions, which
-  sliding windows and ALiBi rely on).
+* the outputs of the layer, or what enters it and the outputs of the projection, for all tokens;
+  what prompts have in common at their beginnings once;
+* the keys and values of the tokens before the lookup token, in every layer that a step runs (the
+  *prefix*, padded on the left, so that distances between indices are distances between positions,
+  which sliding windows and ALiBi rely on).
 
 A step then runs the model on the other tokens (the *suffix*, padded on the right) with the layers
-up to the changed one replaced by pass-throughs, and the output head on the wanted positions only.
-Nothing is approximated.
+up to the changed one replaced by pass-throughs (but for the layer itself where its projection is
+changed), and the output head on the wanted positions only. Nothing is approximated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from langedit.editing.forwards import Forward, on_tokens, replace_forwards
-from langedit.editing.passes import TokenStates, begin_after, pass_on
+from langedit.editing.forwards import Forward, head_on_tokens, on_tokens, replace_forwards
+from langedit.editing.passes import begin_after, entered, pass_on, token_states
 from langedit.editing.prefix_cache import PrefixCache
 from langedit.editing.suffix_batch import SuffixBatch, SuffixRow
 from langedit.models import EditableModel
@@ -39,7 +40,10 @@ class SuffixRunner:
         layer: index of the layer whose output is changed.
         loss_layer: index of the layer whose output the final norm and the head read; the last one
             for the model's own logits.
-        hidden: (rows, suffix, d_model) outputs of the changed layer, in the model's dtype.
+        hidden: (rows, suffix, d_model) outputs of the changed layer or projection, in the model's
+            dtype.
+        entering: (rows, suffix, d_model) what enters the layer whose projection is changed; `None`
+            where the output of a whole layer is.
         batch: the suffixes' tokens.
         cache: the prefixes; `None` where suffixes are whole sequences.
     """
@@ -48,6 +52,7 @@ class SuffixRunner:
     layer: int
     loss_layer: int
     hidden: Tensor
+    entering: Tensor | None
     batch: SuffixBatch
     cache: PrefixCache | None
 
@@ -60,6 +65,7 @@ class SuffixRunner:
         loss_layer: int,
         *,
         max_tokens: int,
+        site: Literal["layer", "projection"] = "layer",
         use_cache: bool = True,
     ) -> SuffixRunner:
         """Run the parts that do not depend on the change.
@@ -70,37 +76,49 @@ class SuffixRunner:
             layer: index of the layer whose output is changed.
             loss_layer: index of the layer that is read.
             max_tokens: tokens in one forward pass of these parts.
+            site: whether the output of the whole layer is changed or of its edited projection.
             use_cache: keep keys and values of the prefixes where the model's kind of cache allows
                 it; else whole sequences are run at each step. Both give the same numbers.
         """
-        states = TokenStates.compute(model, [row.ids for row in rows], layer, max_tokens)
+        name, whole = model.layer_name(layer), site == "layer"
+        changed = name if whole else model.projection_name(layer)
+        found = token_states(
+            model,
+            [row.ids for row in rows],
+            max_tokens,
+            inputs=[] if whole else [name],
+            outputs=[changed],
+            stop_after=changed,
+        )
+        before, first = (found[name], layer + 1 if whole else layer)
         prefixes = [row.ids[: row.lookup] for row in rows]
         cache = None
         if use_cache and any(prefixes):
-            cache = PrefixCache.compute(model, states, prefixes, layer + 1, loss_layer, max_tokens)
+            cache = PrefixCache.compute(model, before, prefixes, first, loss_layer, max_tokens)
         cut = cache is not None
         suffixes = [
-            index[row.lookup if cut else 0 :] for row, index in zip(rows, states.index, strict=True)
+            index[row.lookup if cut else 0 :] for row, index in zip(rows, before.index, strict=True)
         ]
         return cls(
             model=model,
             layer=layer,
             loss_layer=loss_layer,
-            hidden=states.rectangle(suffixes),
+            hidden=found[changed].rectangle(suffixes),
+            entering=None if whole else before.rectangle(suffixes),
             batch=SuffixBatch.build(rows, model.pad_id, cut=cut),
             cache=cache,
         )
 
     @property
     def at_lookup(self) -> Tensor:
-        """(rows, d_model) outputs of the changed layer at the lookup tokens."""
+        """(rows, d_model) outputs of the changed layer or projection at the lookup tokens."""
         return self.hidden[torch.arange(len(self.hidden)), self.batch.lookup]
 
     def logits(self, delta: Tensor) -> Tensor:
         """Logits at the wanted positions, row after row, with `delta` added.
 
         Args:
-            delta: (rows, d_model) float32, added to the layer's output at the lookup tokens.
+            delta: (rows, d_model) float32, added to the output at the lookup tokens.
 
         Returns:
             (wanted positions of all rows, vocabulary) float32, differentiable in `delta`.
@@ -109,7 +127,10 @@ class SuffixRunner:
         delta = delta.to(self.hidden.device)
         changed = (self.at_lookup.float() + delta).to(self.hidden.dtype)
         hidden = self.hidden.index_put((rows, self.batch.lookup.to(rows.device)), changed)
-        with replace_forwards(self._forwards(hidden)), self._gather_wanted():
+        with (
+            replace_forwards(self._forwards(hidden)),
+            head_on_tokens(self.model, *self.batch.wanted),
+        ):
             output = self.model.model(**self._inputs())
         logits: Tensor = output.logits
         return logits[0].float()
@@ -119,6 +140,9 @@ class SuffixRunner:
         return replace(
             self,
             hidden=self.hidden[rows.to(self.hidden.device)],
+            entering=(
+                None if self.entering is None else self.entering[rows.to(self.entering.device)]
+            ),
             batch=self.batch.select(rows),
             cache=None if self.cache is None else self.cache.select(rows),
         )
@@ -140,12 +164,12 @@ class SuffixRunner:
     def _forwards(self, hidden: Tensor) -> list[tuple[nn.Module, Forward]]:
         """What modules do instead of their own work in a step.
 
-        Layers up to the changed one give `hidden`, and those after the loss layer pass their input
-        on. In the layers between, linear modules and MLPs skip padding, and the MLP of the last of
-        them every token whose logits nobody wants.
+        Layers before the changed one, and after the loss layer, pass their input on; the changed
+        one, or its projection, gives `hidden`. In the layers between, linear modules and MLPs skip
+        padding, and the MLP of the last of them every token whose logits nobody wants.
         """
         model, end, behaviour = self.model, self.loss_layer, self.model.behaviour
-        forwards = begin_after(model, self.layer, hidden)
+        forwards = self._changed(hidden)
         forwards += [
             (model.layer(i), pass_on(model)) for i in range(end + 1, model.structure.n_layers)
         ]
@@ -160,19 +184,18 @@ class SuffixRunner:
                 forwards.append((module, on_tokens(module, *tokens)))
         return forwards
 
-    @contextmanager
-    def _gather_wanted(self) -> Iterator[None]:
-        """The head sees only the wanted positions, as one sequence (1, wanted, d_model)."""
-        rows, columns = self.batch.wanted
+    def _changed(self, hidden: Tensor) -> list[tuple[nn.Module, Forward]]:
+        """What happens up to the change."""
+        model = self.model
+        if self.entering is None:
+            return begin_after(model, self.layer, hidden)
 
-        def gather(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            hidden = args[0]
-            taken = hidden[rows.to(hidden.device), columns.to(hidden.device)]
-            return (taken.unsqueeze(0), *args[1:])
+        def project(rows: Tensor) -> Tensor:
+            return hidden.reshape(*rows.shape[:-1], -1)
 
-        head = self.model.model.get_submodule(self.model.structure.head)
-        handle = head.register_forward_pre_hook(gather)
-        try:
-            yield
-        finally:
-            handle.remove()
+        own = model.layer(self.layer)
+        return [
+            *((model.layer(i), pass_on(model)) for i in range(self.layer)),
+            (own, entered(own.forward, self.entering)),
+            (model.projection(self.layer), project),
+        ]

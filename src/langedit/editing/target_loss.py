@@ -4,32 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from langedit.editing.config import EditConfig
 from langedit.editing.requests import EditRequest
 from langedit.editing.suffix import SuffixRunner
 from langedit.editing.suffix_batch import SuffixRow
 from langedit.models import EditableModel
 
+if TYPE_CHECKING:
+    from langedit.editing.config import EditConfig
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LossTerms:
-    """Parts of the target loss of n facts, each (n,) float32; `total` is their sum.
+    """Parts of the target loss of n facts, each (n,) float32.
 
     Attributes:
-        total: what is minimised.
+        total: what is minimised, the sum of the next three.
         nll: mean over contexts of the mean negative log-likelihood of the target's tokens, in nats.
         kl: `kl_weight` times KL(edited || original) at the subject of the KL prompt.
         decay: `value_weight_decay` times |delta| / |h|^2.
+        margin: in nats, by how much the least safe target token is more probable than every other
+            token, over contexts and positions; not computed, and minus infinity, where no
+            `stop_margin` is set.
     """
 
     total: Tensor
     nll: Tensor
     kl: Tensor
     decay: Tensor
+    margin: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,6 +83,8 @@ class TargetLoss:
         requests: Sequence[EditRequest],
         model: EditableModel,
         config: EditConfig,
+        *,
+        site: Literal["layer", "projection"],
         use_cache: bool,
     ) -> TargetLoss:
         """Encode rows, run what does not depend on delta, and note the original prediction."""
@@ -85,12 +94,16 @@ class TargetLoss:
         bare: list[int] = []
         for fact, request in enumerate(requests):
             bare.append(len(rows))
-            own = [*_context_rows(request), *([_kl_row(request)] if config.kl_weight else [])]
-            rows += own
-            owners += [fact] * len(own)
-            weight = 1.0 / (len(request.prompts) * len(request.target_ids))
-            wanted += [(fact, token, weight) for token in request.target_ids] * len(request.prompts)
-            wanted += [(fact, -1, 1.0)] if config.kl_weight else []
+            for member in request.members:
+                own = _context_rows(member)
+                weight = 1.0 / (len(own) * len(member.target_ids) * len(request.members))
+                rows += own
+                owners += [fact] * len(own)
+                wanted += [(fact, token, weight) for token in member.target_ids] * len(own)
+            if config.kl_weight:
+                rows.append(_kl_row(request))
+                owners.append(fact)
+                wanted.append((fact, -1, 1.0))
         layer = config.layers[-1]
         loss_layer = (
             model.structure.n_layers - 1 if config.loss_layer is None else config.loss_layer
@@ -101,6 +114,7 @@ class TargetLoss:
             layer,
             loss_layer,
             max_tokens=config.micro_batch_tokens,
+            site=site,
             use_cache=use_cache,
         )
         device = runner.hidden.device
@@ -155,8 +169,20 @@ class TargetLoss:
             (found,) = torch.autograd.grad(logits, moved, slope())
             return found + pull
 
-        terms = LossTerms(total=nll + kl + decay, nll=nll, kl=kl, decay=decay)
+        margin = self._margin(scores, token) if self.config.stop_margin is not None else None
+        if margin is None:
+            margin = torch.full_like(decay, -torch.inf)
+        terms = LossTerms(total=nll + kl + decay, nll=nll, kl=kl, decay=decay, margin=margin)
         return Evaluation(terms=terms, original=original, gradient=differentiate)
+
+    def _margin(self, scores: Tensor, token: Tensor) -> Tensor:
+        """(n,): by how much each fact's least safe target token is ahead of every other token."""
+        own = scores.gather(1, token).squeeze(1)
+        ahead = own - scores.scatter(1, token, -torch.inf).amax(dim=1)
+        is_target = self.token >= 0
+        least = torch.full((len(self.initial_hidden),), torch.inf, device=self.token.device)
+        owners = self.wanted_fact[is_target]
+        return least.scatter_reduce(0, owners, ahead.to(least.device)[is_target], "amin")
 
     def _decay(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """`value_weight_decay * |delta| / |h|^2` (n,), and its gradient, 0 where delta is 0."""

@@ -6,20 +6,26 @@ The whole batch is optimised at once. Facts do not influence each other: each ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from langedit.editing.adam import RowAdam
 from langedit.editing.batching import halve_on_oom, micro_batches
-from langedit.editing.config import EditConfig
+from langedit.editing.forwards import frozen
 from langedit.editing.requests import EditRequest
 from langedit.editing.target_loss import LossTerms, TargetLoss
 from langedit.errors import NumericalError
 from langedit.models import EditableModel
+
+if TYPE_CHECKING:
+    from langedit.editing.config import EditConfig
+
+Site = Literal["layer", "projection"]
+"""What a target is of: the output of the last edited layer, or of the edited projection in it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +52,7 @@ def optimise_targets(
     requests: Sequence[EditRequest],
     config: EditConfig,
     *,
+    site: Site = "layer",
     use_cache: bool = True,
 ) -> Targets:
     """Minimise each fact's target loss over the output of the last edited layer.
@@ -53,7 +60,9 @@ def optimise_targets(
     The objective is that of MEMIT (equation 16 with the penalties of its released code):
     `mean over contexts(-log p(target) / tokens) + kl_weight KL + value_weight_decay |delta|/|h|^2`,
     by Adam, projected after each step to `|delta| <= norm_clamp |h|`. A fact stops when its loss is
-    below `stop_loss`; that test comes before the step, and no step follows the last evaluation.
+    below `stop_loss`, or, with `stop_margin`, when all tokens of its target are ahead of all others
+    by that much. These tests come before the step, and no step follows the last evaluation.
+    Requests merged into one share delta and KL prompt, and the mean of their likelihoods counts.
 
     Args:
         model: the model with the weights as they are now; it is left untouched.
@@ -61,38 +70,44 @@ def optimise_targets(
         config: the settings named above, `value_steps`, `value_lr`, layers, and
             `micro_batch_tokens`, which bounds the facts optimised at once; where memory runs out
             nonetheless, the facts are halved until they fit.
+        site: what delta is added to: the output of the last edited layer, as in MEMIT, or of the
+            edited projection in it, as in ROME. "Hidden state" then means that output.
         use_cache: as for `SuffixRunner.build`.
 
     Raises:
         NumericalError: a loss or a target is not finite; the message names the fact.
     """
     widths = [_suffix_length(request) for request in requests]
-    rows = [len(request.prompts) + 1 for request in requests]
+    rows = [1 + sum(len(member.prompts) for member in request.members) for request in requests]
     groups = micro_batches(widths, config.micro_batch_tokens, rows=rows)
 
     def optimise(group: list[int]) -> Targets:
-        return _optimise([requests[i] for i in group], model, config, use_cache)
+        return _optimise([requests[i] for i in group], model, config, site, use_cache)
 
-    with _frozen(model.model):
+    with frozen(model.model):
         found = [part for group in groups for part in halve_on_oom(group, optimise)]
     order = torch.tensor([i for group, _ in found for i in group]).argsort()
-    return _in_order([part for _, part in found], order)
+    return join_targets([part for _, part in found], order)
 
 
 def _suffix_length(request: EditRequest) -> int:
     """Tokens from the lookup token on, in the longest of the rows that a step runs."""
-    tail = max(len(prompt.ids) - prompt.lookup for prompt in request.prompts)
-    return tail + len(request.target_ids) - 1
+    return max(
+        len(prompt.ids) - prompt.lookup + len(member.target_ids) - 1
+        for member in request.members
+        for prompt in member.prompts
+    )
 
 
 def _optimise(
     requests: Sequence[EditRequest],
     model: EditableModel,
     config: EditConfig,
+    site: Site,
     use_cache: bool,
 ) -> Targets:
     """The same for facts that fit into one forward pass."""
-    problem = TargetLoss.build(requests, model, config, use_cache)
+    problem = TargetLoss.build(requests, model, config, site=site, use_cache=use_cache)
     initial = problem.initial_hidden
     radius = config.norm_clamp * torch.linalg.vector_norm(initial, dim=1, keepdim=True)
     delta = torch.zeros_like(initial)
@@ -107,7 +122,10 @@ def _optimise(
         first = first or terms
         last = terms if last is None else _where(active, terms, last)
         steps[active.cpu()] = step
-        done = active & (terms.total < config.stop_loss)
+        done = terms.total < config.stop_loss
+        if config.stop_margin is not None:
+            done = done | (terms.margin >= config.stop_margin)
+        done = active & done
         active = active & ~done
         if step == config.value_steps or not bool(active.any()):
             break
@@ -153,11 +171,17 @@ def _where(active: Tensor, new: LossTerms, old: LossTerms) -> LossTerms:
     )
 
 
-def _in_order(parts: Sequence[Targets], order: Tensor) -> Targets:
-    """Join groups and put their facts in the order of the requests, on the first group's device."""
+def join_targets(parts: Sequence[Targets], order: Tensor | None = None) -> Targets:
+    """Join the facts of groups, on the first group's device.
+
+    Args:
+        parts: one or more groups.
+        order: (n,) int64, which of the joined facts comes first, second ...; `None`: as they come.
+    """
 
     def joined(values: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(values))[order.to(values[0].device)]
+        whole = torch.cat(list(values))
+        return whole if order is None else whole[order.to(whole.device)]
 
     def terms(values: Sequence[LossTerms]) -> LossTerms:
         return LossTerms(
@@ -171,16 +195,3 @@ def _in_order(parts: Sequence[Targets], order: Tensor) -> Targets:
         last=terms([part.last for part in parts]),
         steps=joined([part.steps for part in parts]),
     )
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """No gradients for parameters while inside: only activations need them."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)

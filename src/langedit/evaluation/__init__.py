@@ -1,18 +1,95 @@
-"""How well an edited model does: pure metrics, and scores of facts on a model."""
+"""How well an edited model does: what is asked of it, scores, and their intervals."""
 
-from langedit.evaluation.answers import encode_answer, forced_predictions, greedy_text
-from langedit.evaluation.metrics import mean_or_none, token_accuracy
-from langedit.evaluation.scoring import FactScore, Scores, by_language, perplexity, score_facts
+from langedit.evaluation.asking import Answers, ask
+from langedit.evaluation.bootstrap import (
+    Interval,
+    bootstrap,
+    bootstrap_difference,
+    bootstrap_seeds,
+    paired,
+)
+from langedit.evaluation.compat import CompatCase, compat_cases
+from langedit.evaluation.crossing import (
+    CrossScore,
+    LanguageMatrix,
+    aligned_pairs,
+    gains,
+    interference_scores,
+    language_matrix,
+    transfer_scores,
+)
+from langedit.evaluation.definitions import (
+    FORCED,
+    GENERATED,
+    METRICS,
+    PERPLEXITY,
+    Metric,
+    definitions,
+)
+from langedit.evaluation.forced import ForcedAnswer, encode_answer, forced_answers
+from langedit.evaluation.history import RetentionProbe, ScoreHistory, retention_grid
+from langedit.evaluation.metrics import (
+    begins_with_answer,
+    mean_or_none,
+    ngram_entropy,
+    token_accuracy,
+)
+from langedit.evaluation.questions import Question, Questions
+from langedit.evaluation.scoring import (
+    KINDS,
+    FactScore,
+    Scores,
+    ScoreValues,
+    by_language,
+    fact_scores,
+    score_facts,
+)
+from langedit.evaluation.texts import Continuation, continue_greedily, greedy_text, perplexity
 
 __all__ = [
+    "FORCED",
+    "GENERATED",
+    "KINDS",
+    "METRICS",
+    "PERPLEXITY",
+    "Answers",
+    "CompatCase",
+    "Continuation",
+    "CrossScore",
     "FactScore",
+    "ForcedAnswer",
+    "Interval",
+    "LanguageMatrix",
+    "Metric",
+    "Question",
+    "Questions",
+    "RetentionProbe",
+    "ScoreHistory",
+    "ScoreValues",
     "Scores",
+    "aligned_pairs",
+    "ask",
+    "begins_with_answer",
+    "bootstrap",
+    "bootstrap_difference",
+    "bootstrap_seeds",
     "by_language",
+    "compat_cases",
+    "continue_greedily",
+    "definitions",
     "encode_answer",
-    "forced_predictions",
+    "fact_scores",
+    "forced_answers",
+    "gains",
     "greedy_text",
+    "interference_scores",
+    "language_matrix",
     "mean_or_none",
+    "ngram_entropy",
+    "paired",
     "perplexity",
+    "retention_grid",
     "score_facts",
     "token_accuracy",
+    "transfer_scores",
 ]

@@ -1,52 +1,74 @@
-"""Scores of facts on a model: efficacy, generalization, specificity, perplexity."""
+"""Scores of facts on a model, and their means."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
-from langedit.errors import FactError
-from langedit.evaluation.answers import encode_answer, forced_predictions, text_log_probabilities
-from langedit.evaluation.metrics import mean_or_none, token_accuracy
+from langedit.evaluation.asking import Answers, ask
+from langedit.evaluation.compat import compat_values
+from langedit.evaluation.forced import BATCH_TOKENS
+from langedit.evaluation.metrics import mean_or_none
+from langedit.evaluation.questions import Questions
 from langedit.facts import Fact
 from langedit.models import EditableModel
 
+KINDS = ("efficacy", "generalization", "specificity")
+"""The scores of the paper: what is computed if nothing else is asked for."""
 
-@dataclass(frozen=True)
-class FactScore:
-    """Scores of one fact in [0, 1]; `None` where the fact has no such probes, or none was asked.
 
-    See `langedit.evaluation.metrics` for the definitions.
-    """
+@dataclass(frozen=True, kw_only=True)
+class ScoreValues:
+    """Scores by name, defined in `METRICS`; `None` where there is none, or none was asked for."""
 
-    language: str
     efficacy: float | None = None
     generalization: float | None = None
     specificity: float | None = None
+    portability: float | None = None
+    agreement: float | None = None
+    target_probability: float | None = None
+    target_probability_total: float | None = None
+    success: float | None = None
+    generalization_success: float | None = None
+    specificity_success: float | None = None
+    efficacy_exact: float | None = None
+    generalization_exact: float | None = None
+    specificity_exact: float | None = None
+    portability_exact: float | None = None
+    fluency: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, without the scores that are missing; those of the paper stay."""
+        values = asdict(self)
+        return {name: v for name, v in values.items() if v is not None or name in KINDS}
+
+    def shares(self) -> dict[str, float | None]:
+        """The scores by name, without the language."""
+        return {kind: getattr(self, kind) for kind in KINDS}
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Means over several facts; `None` where no fact has such probes."""
+@dataclass(frozen=True, kw_only=True)
+class FactScore(ScoreValues):
+    """Scores of one fact."""
+
+    language: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores(ScoreValues):
+    """Means over several facts, each over those facts that have the score."""
 
     facts: int
-    efficacy: float | None
-    generalization: float | None
-    specificity: float | None
 
     @classmethod
     def of(cls, scores: Sequence[FactScore]) -> Scores:
         """Average the scores of facts."""
-        return cls(
-            facts=len(scores),
-            efficacy=mean_or_none(score.efficacy for score in scores),
-            generalization=mean_or_none(score.generalization for score in scores),
-            specificity=mean_or_none(score.specificity for score in scores),
-        )
-
-
-KINDS = ("efficacy", "generalization", "specificity")
+        means = {
+            own.name: mean_or_none(getattr(score, own.name) for score in scores)
+            for own in fields(ScoreValues)
+        }
+        return cls(facts=len(scores), **means)
 
 
 def score_facts(
@@ -54,14 +76,19 @@ def score_facts(
     facts: Sequence[Fact],
     *,
     kinds: Sequence[str] = KINDS,
-    batch_tokens: int = 8192,
+    before: Answers | None = None,
+    compat: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[FactScore]:
-    """Score facts under teacher forcing, with one forward pass for all their probes.
+    """Score facts with one teacher-forced pass, and one that generates where a score needs it.
 
     Args:
         model: the model as it is now, edited or not.
         facts: the facts.
-        kinds: which of efficacy, generalization and specificity to compute.
+        kinds: names of scores, as in `METRICS`.
+        before: what the unedited model said to these facts' questions, of the same kinds.
+        compat: score as the published zsRE evaluation does, with its habits of tokenisation
+            (`langedit.evaluation.compat`); for the three scores of the paper only.
         batch_tokens: padded tokens in one forward pass.
 
     Returns:
@@ -69,27 +96,21 @@ def score_facts(
 
     Raises:
         TokenError: a text has no tokens of its own.
-        ValueError: an unknown kind.
+        ValueError: an unknown kind, one that `compat` does not have, or answers to other questions.
     """
-    unknown = set(kinds) - set(KINDS)
-    if unknown:
-        raise ValueError(f"expected kinds among {', '.join(KINDS)}, got {', '.join(unknown)}")
-    items, owners = [], []
-    for index, fact in enumerate(facts):
-        for kind, prompt, answer in _probes(fact):
-            if kind in kinds:
-                items.append(encode_answer(model, fact.language, prompt, answer))
-                owners.append((index, kind))
-    predicted = forced_predictions(model, items, batch_tokens=batch_tokens)
-    found: dict[tuple[int, str], list[float]] = {}
-    for owner, (_, answer_ids), ids in zip(owners, items, predicted, strict=True):
-        found.setdefault(owner, []).append(token_accuracy(ids, answer_ids))
+    if compat:
+        found = compat_values(model, facts, kinds, batch_tokens=batch_tokens)
+        return fact_scores(facts, found)
+    questions = Questions.of(model, facts, kinds)
+    return fact_scores(facts, ask(model, questions, batch_tokens=batch_tokens).values(before))
+
+
+def fact_scores(
+    facts: Sequence[Fact], values: Sequence[Mapping[str, float | None]]
+) -> list[FactScore]:
+    """Put the scores of facts by name beside their languages."""
     return [
-        FactScore(
-            fact.language,
-            **{kind: mean_or_none(found.get((index, kind), ())) for kind in KINDS},
-        )
-        for index, fact in enumerate(facts)
+        FactScore(language=fact.language, **own) for fact, own in zip(facts, values, strict=True)
     ]
 
 
@@ -100,27 +121,3 @@ def by_language(scores: Sequence[FactScore]) -> Mapping[str, Scores]:
         language: Scores.of([score for score in scores if score.language == language])
         for language in languages
     }
-
-
-def perplexity(model: EditableModel, texts: Sequence[str], *, batch_tokens: int = 4096) -> float:
-    """Exp of the mean negative log-probability of a token, over all tokens of all texts.
-
-    Raises:
-        FactError: the texts have no token that has a context.
-    """
-    total, count = 0.0, 0
-    for log_probabilities in text_log_probabilities(model, texts, batch_tokens=batch_tokens):
-        total += float(log_probabilities.double().sum())
-        count += len(log_probabilities)
-    if not count:
-        raise FactError("perplexity: expected texts of two or more tokens, got none")
-    return math.exp(-total / count)
-
-
-def _probes(fact: Fact) -> list[tuple[str, str, str]]:
-    """(kind, prompt, answer) of everything that is asked about a fact."""
-    return [
-        ("efficacy", fact.text, fact.target),
-        *(("generalization", text, fact.target) for text in fact.paraphrase_texts),
-        *(("specificity", probe.prompt, probe.answer) for probe in fact.neighbourhood),
-    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from langedit.facts.batches import check_batch, make_batches
+from langedit.facts.batches import check_batch, comparable, make_batches
 from langedit.facts.fact import Fact, FactFieldError, Probe
 from langedit.facts.languages import Language
 from langedit.facts.readers import FactFile, read_facts, write_facts
@@ -16,6 +16,7 @@ __all__ = [
     "Probe",
     "RejectedRow",
     "check_batch",
+    "comparable",
     "make_batches",
     "read_facts",
     "write_facts",

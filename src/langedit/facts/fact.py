@@ -30,7 +30,7 @@ class FactFieldError(FactError):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A question whose answer an edit should leave as it is.
+    """A question with the answer that is right after an edit.
 
     Attributes:
         prompt: The text before the answer, used verbatim: a ``{}`` in it is plain text.
@@ -62,7 +62,10 @@ class Fact:
         target: What the model should say next, without a space before it.
         paraphrases: Other prompts with the same target; each may hold at most one ``{}``.
         neighbourhood: Probes about other subjects. Mappings with the keys ``prompt`` and
-            ``answer``, and pairs of both, are accepted too.
+            ``answer``, and pairs of both, are accepted too. An edit should leave them as they are.
+        portability: Probes whose answers follow from the new fact, given like the neighbourhood.
+        old: The answer that the edit replaces, where it is known.
+        group: Equal for the same fact in other languages: the one may be edited, the others asked.
         id: A name for reports.
 
     Raises:
@@ -75,6 +78,9 @@ class Fact:
     target: str
     paraphrases: tuple[str, ...] = ()
     neighbourhood: tuple[Probe, ...] = ()
+    portability: tuple[Probe, ...] = ()
+    old: str | None = None
+    group: str | None = None
     id: str | None = None
 
     def __post_init__(self) -> None:
@@ -84,7 +90,10 @@ class Fact:
             "subject": _text("subject", self.subject).strip(),
             "target": _text("target", self.target).strip(),
             "paraphrases": _paraphrases(self.paraphrases),
-            "neighbourhood": _neighbourhood(self.neighbourhood),
+            "neighbourhood": _probes("neighbourhood", self.neighbourhood),
+            "portability": _probes("portability", self.portability),
+            "old": None if self.old is None else _text("old", self.old).strip(),
+            "group": None if self.group is None else _text("group", self.group),
             "id": None if self.id is None else _text("id", self.id),
         }
         for name, value in checked.items():
@@ -152,15 +161,15 @@ def _paraphrases(value: object) -> tuple[str, ...]:
     return tuple(paraphrases)
 
 
-def _neighbourhood(value: object) -> tuple[Probe, ...]:
+def _probes(field: str, value: object) -> tuple[Probe, ...]:
     probes = []
-    for index, item in enumerate(_items("neighbourhood", value, "probes")):
+    for index, item in enumerate(_items(field, value, "probes")):
         try:
             probes.append(_probe(item))
         except FactFieldError as error:
-            raise FactFieldError(f"neighbourhood[{index}].{error.field}", error.reason) from None
+            raise FactFieldError(f"{field}[{index}].{error.field}", error.reason) from None
         except FactError as error:
-            raise FactFieldError(f"neighbourhood[{index}]", str(error)) from None
+            raise FactFieldError(f"{field}[{index}]", str(error)) from None
     return tuple(probes)
 
 

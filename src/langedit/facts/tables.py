@@ -1,10 +1,10 @@
 """Facts as CSV: a header, then one fact a record.
 
 The header names the fields in any order: language, prompt, subject and target, and if wanted
-paraphrases, neighbourhood and id. Fields are separated by commas and quoted by ``"`` where they
-hold a comma, a quote (doubled) or a line break. Several paraphrases in one cell are separated by
-``|``, and so are probes, each of them ``prompt => answer``. A text that itself holds ``|`` or
-``=>`` needs JSON Lines.
+paraphrases, neighbourhood, portability, old, group and id. Fields are separated by commas and
+quoted by ``"`` where they hold a comma, a quote (doubled) or a line break. Several paraphrases in
+one cell are separated by ``|``, and so are probes, each of them ``prompt => answer``. A text that
+itself holds ``|`` or ``=>`` needs JSON Lines.
 """
 
 from __future__ import annotations
@@ -85,19 +85,21 @@ def _values(cells: dict[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {name: cells[name] for name in REQUIRED_FIELDS}
     if cells.get("paraphrases", "").strip():
         values["paraphrases"] = _parts(cells["paraphrases"], _BETWEEN)
-    if cells.get("neighbourhood", "").strip():
-        values["neighbourhood"] = _probes(cells["neighbourhood"])
-    if cells.get("id", "").strip():
-        values["id"] = cells["id"].strip()
+    for name in ("neighbourhood", "portability"):
+        if cells.get(name, "").strip():
+            values[name] = _probes(name, cells[name])
+    for name in ("old", "group", "id"):
+        if cells.get(name, "").strip():
+            values[name] = cells[name].strip()
     return values
 
 
-def _probes(cell: str) -> list[Sequence[str]]:
+def _probes(field: str, cell: str) -> list[Sequence[str]]:
     probes = [_parts(probe, _ARROW) for probe in cell.split(_BETWEEN)]
     for index, probe in enumerate(probes):
         if len(probe) != 2:
             raise FactFieldError(
-                f"neighbourhood[{index}]",
+                f"{field}[{index}]",
                 f"expected one {_ARROW!r} between prompt and answer, got {len(probe) - 1}: "
                 f"{_ARROW.join(probe)!r}; write texts that hold | or => as JSON Lines",
             )

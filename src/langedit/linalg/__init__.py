@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from langedit.linalg.compression import Compression, compress_update, key_metric
 from langedit.linalg.moments import MomentAccumulator, SecondMoment, gram
 from langedit.linalg.projector import NullSpaceProjector, null_fraction
+from langedit.linalg.regularise import keep_largest, spectral_excess
 from langedit.linalg.running_moment import CORPUS_WEIGHT, pooled_moment, released_moment
-from langedit.linalg.solves import MomentSolver, memit_update, projected_update
-from langedit.linalg.updates import LowRankUpdate
+from langedit.linalg.solves import MomentSolver, memit_update, projected_update, rome_update
+from langedit.linalg.updates import DenseUpdate, LowRankUpdate, Update
 
 __all__ = [
     "CORPUS_WEIGHT",
+    "Compression",
+    "DenseUpdate",
     "LowRankUpdate",
     "MomentAccumulator",
     "MomentSolver",
     "NullSpaceProjector",
     "SecondMoment",
+    "Update",
+    "compress_update",
     "gram",
+    "keep_largest",
+    "key_metric",
     "memit_update",
     "null_fraction",
     "pooled_moment",
     "projected_update",
     "released_moment",
+    "rome_update",
+    "spectral_excess",
 ]

@@ -91,9 +91,10 @@ class SecondMoment:
 class MomentAccumulator:
     """Streams keys into a `SecondMoment`.
 
-    Sums are kept in float64, of which only the lower triangle is computed. Where a device has none (Apple's MPS), or when asked to, they are
-    kept as an unevaluated pair of float32 matrices, `sum + error`, by Knuth's TwoSum; products
-    are then taken over small blocks of rows so that their own rounding stays small.
+    Sums are kept in float64, of which only the lower triangle is computed. Where a device has none
+    (Apple's MPS), or when asked to, they are kept as an unevaluated pair of float32 matrices,
+    `sum + error`, by Knuth's TwoSum; products are then taken over small blocks of rows so that
+    their own rounding stays small.
 
     Args:
         d: Width of the keys.

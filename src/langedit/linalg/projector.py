@@ -17,7 +17,7 @@ from langedit.linalg.spectrum import Spectrum
 # Householder methods leave about 1e-14; float32 or a basis that is not one leaves far more.
 _ORTHONORMAL_TOLERANCE = 1e-10
 # Below this a direction consists of float64 rounding and cannot be told from noise.
-_SMALLEST_TOLERANCE = 1e-13
+SMALLEST_TOLERANCE = 1e-13
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,6 +91,7 @@ class NullSpaceProjector:
         eigenvalues, eigenvectors = spectrum.eigenvalues, spectrum.eigenvectors
         if null_share is not None:
             threshold = _threshold_for_share(eigenvalues, null_share)
+        assert threshold is not None
         forbidden = eigenvectors[:, eigenvalues >= threshold].contiguous()
         return cls(basis=forbidden, threshold=threshold)
 
@@ -152,9 +153,9 @@ class NullSpaceProjector:
             ConfigError: When the tolerance is out of range.
             NumericalError: When the width differs or a value is not finite.
         """
-        if not _SMALLEST_TOLERANCE <= tolerance < 1.0:
+        if not SMALLEST_TOLERANCE <= tolerance < 1.0:
             raise ConfigError(
-                f"tolerance: expected {_SMALLEST_TOLERANCE} <= tolerance < 1, got {tolerance}"
+                f"tolerance: expected {SMALLEST_TOLERANCE} <= tolerance < 1, got {tolerance}"
             )
         keys = require_rows("rows to forbid", rows.to(self.basis.device), self.d_in)
         norms = torch.linalg.vector_norm(keys, dim=1, keepdim=True)

@@ -1,6 +1,6 @@
-"""The closed-form updates of one layer: MEMIT, AlphaEdit, orthogonal LangEdit.
+"""The closed-form updates of one layer: MEMIT, AlphaEdit, orthogonal LangEdit, ROME.
 
-Every update here minimises a ridge-regularised least-squares objective over `ΔW`, and all are
+Every update of a batch minimises a ridge-regularised least-squares objective over `ΔW`, and all are
 computed by one routine: with `G` the keys (history first, batch last) in coordinates in which the
 regulariser is `ridge·‖·‖²`, the update reads its edits along the last `n` rows of
 `(G Gᵀ + ridge·I)⁻¹ G`. No `(d_in, d_in)` matrix is formed or solved for a projected update.
@@ -16,7 +16,7 @@ from torch import Tensor
 from langedit.errors import ConfigError, NumericalError
 from langedit.linalg.checks import require_positive, require_rows
 from langedit.linalg.moments import SecondMoment
-from langedit.linalg.projector import NullSpaceProjector
+from langedit.linalg.projector import SMALLEST_TOLERANCE, NullSpaceProjector
 from langedit.linalg.updates import LowRankUpdate
 
 # Normal equations lose as many digits as their condition number has: of 16 this leaves 9, two more
@@ -105,6 +105,37 @@ def projected_update(
     return LowRankUpdate(left=left, right=projector.settle(right))
 
 
+def rome_update(solver: MomentSolver, read: Tensor, key: Tensor, residual: Tensor) -> LowRankUpdate:
+    """Return the rank-one `ΔW = r uᵀ/(uᵀk)` with `u = A⁻¹ k̄` (ROME, eq. 2): exactly `ΔW k = r`.
+
+    Where `k̄ = k`, it is the `ΔW` that meets `ΔW k = r` with the smallest `tr(ΔW A ΔWᵀ)`.
+
+    Args:
+        solver: holds `A`, the second moment times any weight, which does not matter.
+        read: `k̄ (d_in,)`: the direction that the update reads before it is whitened. The
+            published code takes the mean of the key over contexts.
+        key: `k (d_in,)`: where the constraint holds; there it is the key of the bare prompt.
+        residual: `r (d_out,)`.
+
+    Raises:
+        NumericalError: When shapes differ, values are not finite, or `uᵀk` is zero to working
+            precision.
+    """
+    width, device = len(solver.factor), solver.factor.device
+    rows = require_rows("keys", torch.stack([read, key]).to(device), width)
+    wanted = require_rows("residuals", residual.to(device).unsqueeze(0))
+    read_white, key_white = _solve_lower(solver.factor, rows.T).T
+    along = torch.dot(read_white, key_white)
+    size = torch.linalg.vector_norm(read_white) * torch.linalg.vector_norm(key_white)
+    if not along.abs() > torch.finfo(along.dtype).eps * size:
+        raise NumericalError(
+            "ROME: expected a key with a part along the direction that the update reads, got none "
+            "(uᵀk is 0): use prefixes in the language of the edit, or none (prefix_count = 0)"
+        )
+    direction = _solve_upper(solver.factor.T, read_white.unsqueeze(1)).T
+    return LowRankUpdate(left=wanted.T.contiguous(), right=direction / along)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MomentSolver:
     """Solves against `A = L Lᵀ`, the regulariser that a second moment gives, factored once.
@@ -113,10 +144,12 @@ class MomentSolver:
         factor: `L (d_in, d_in)`, lower triangular, float64.
         projector: The projector whose null space `A` was restricted to, or `None`. Keys are
             projected with it and updates stay within it.
+        closed: In the coordinates `x -> L⁻¹ x`, forbids what `within` has added to that projector.
     """
 
     factor: Tensor
     projector: NullSpaceProjector | None = None
+    closed: NullSpaceProjector | None = None
 
     @classmethod
     def from_moment(cls, moment: SecondMoment, weight: float) -> MomentSolver:
@@ -161,7 +194,6 @@ class MomentSolver:
         residuals: Tensor,
         *,
         history: Tensor | None = None,
-        forbidden: Tensor | None = None,
     ) -> LowRankUpdate:
         """Return `ΔW = Rᵀ K (A + Σ h hᵀ + Σ k kᵀ)⁻¹`, all keys projected if there is a projector.
 
@@ -169,10 +201,6 @@ class MomentSolver:
             keys: `(n, d_in)`.
             residuals: `(n, d_out)`.
             history: `(m, d_in)` or `None`.
-            forbidden: `(d_in, r)` linearly independent directions `Q` that the update must not read
-                either, `ΔW Q = 0`. With a projector they lie in its null space. The result is that
-                of the projector extended by `Q`, at the cost of `r` directions instead of a new
-                factor.
 
         Raises:
             NumericalError: When shapes differ or values are not finite.
@@ -180,32 +208,41 @@ class MomentSolver:
         factor = self.factor
         rows, count, left = _stack(keys, residuals, history, len(factor), factor.device)
         rows = rows if self.projector is None else self.projector.apply(rows)
-        right = self.directions(rows, count, forbidden)
+        right = self.directions(rows, count)
         right = right if self.projector is None else self.projector.settle(right)
         return LowRankUpdate(left=left, right=right)
 
-    def directions(self, rows: Tensor, count: int, forbidden: Tensor | None = None) -> Tensor:
+    def within(self, projector: NullSpaceProjector) -> MomentSolver:
+        """Return the solver for a projector that forbids more than this one's, `ΔW Q = 0` for it.
+
+        The result is that of a new factor, at the cost of the directions `Q` that were added.
+
+        Args:
+            projector: This solver's, or the empty one where there is none, after `extend`.
+        """
+        known = 0 if self.projector is None else self.projector.rank
+        added = projector.basis[:, known:]
+        if added.shape[1] == 0:
+            return self
+        # A direction q that must not be read is L⁻¹ q where A is the identity.
+        whitened = _solve_lower(self.factor, added.to(self.factor)).T
+        closed = self.closed or NullSpaceProjector.empty(len(self.factor), self.factor.device)
+        closed = closed.extend(whitened, SMALLEST_TOLERANCE)
+        return MomentSolver(factor=self.factor, projector=projector, closed=closed)
+
+    def directions(self, rows: Tensor, count: int) -> Tensor:
         """Return the last `count` rows of `Z (A + ZᵀZ)⁻¹`, `(count, d_in)`, for `Z = rows`.
 
-        In the coordinates `F = Z L⁻ᵀ`, where `A` is the identity, this is a ridge solve. A
-        direction `q` that must not be read is `L⁻¹ q` there: the solve is done orthogonally to it.
+        In the coordinates `F = Z L⁻ᵀ`, where `A` is the identity, this is a ridge solve, done
+        orthogonally to what is closed.
         """
         whitened = _solve_lower(self.factor, rows.T).T
-        if forbidden is None or forbidden.shape[1] == 0:
-            return _solve_upper(self.factor.T, _ridge_directions(whitened, count, 1.0).T).T
-        closed, _ = torch.linalg.qr(_solve_lower(self.factor, forbidden.to(self.factor)))
-        solved = _outside(_ridge_directions(_outside(whitened, closed), count, 1.0), closed)
-        right = _solve_upper(self.factor.T, solved.T).T
-        # Rounding of the triangular solves, along Q itself, is taken out at the end.
-        basis, _ = torch.linalg.qr(forbidden.to(right))
-        return _outside(right, basis)
-
-
-def _outside(rows: Tensor, basis: Tensor) -> Tensor:
-    """Return rows without their part in an orthonormal basis; twice is enough."""
-    for _ in range(2):
-        rows = rows - (rows @ basis) @ basis.T
-    return rows
+        if self.closed is not None:
+            whitened = self.closed.apply(whitened)
+        solved = _ridge_directions(whitened, count, 1.0)
+        if self.closed is not None:
+            solved = self.closed.settle(solved)
+        return _solve_upper(self.factor.T, solved.T).T
 
 
 def _ridge_directions(rows: Tensor, count: int, ridge: float) -> Tensor:

@@ -34,7 +34,7 @@ class Spectrum:
         """
         try:
             values, vectors = torch.linalg.eigh(matrix.to(torch.float64))
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise NumericalError(
                 f"eigendecomposition of a {len(matrix)}x{len(matrix)} matrix: expected it to "
                 f"converge ({error}); look for values of very different size in the second moment"

@@ -1,8 +1,10 @@
-"""A weight update kept as a pair of factors."""
+"""A weight update: a pair of factors where there is one, else the matrix itself."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -41,10 +43,23 @@ class LowRankUpdate:
         require_finite("left factor of the update", left)
         require_finite("right factor of the update", right)
 
+    @classmethod
+    def join(cls, updates: Sequence[LowRankUpdate]) -> LowRankUpdate:
+        """Return the sum of one or more updates of one shape, with the factors side by side."""
+        return cls(
+            left=torch.cat([update.left for update in updates], dim=1),
+            right=torch.cat([update.right for update in updates]),
+        )
+
     @property
     def rank(self) -> int:
         """Number of columns `n` of the factors, an upper bound of the matrix rank."""
         return self.left.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the factors are."""
+        return self.left.device
 
     def dense(self) -> Tensor:
         """Return `ΔW (d_out, d_in)`."""
@@ -52,10 +67,7 @@ class LowRankUpdate:
 
     def apply_to_keys(self, keys: Tensor) -> Tensor:
         """Return `ΔW k` as rows `(m, d_out)` for `keys (m, d_in)`, in the factors' dtype."""
-        if keys.ndim != 2 or keys.shape[1] != self.right.shape[1]:
-            raise NumericalError(
-                f"keys: expected rows of shape (m, {self.right.shape[1]}), got {tuple(keys.shape)}"
-            )
+        _require_width(keys, self.right.shape[1])
         return (keys.to(self.right) @ self.right.T) @ self.left.T
 
     def norm(self) -> float:
@@ -72,3 +84,62 @@ class LowRankUpdate:
             left=self.left.to(device=device, dtype=dtype),
             right=self.right.to(device=device, dtype=dtype),
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DenseUpdate:
+    """`ΔW` itself, where no pair of factors smaller than it exists (a mask, or training).
+
+    Attributes:
+        matrix: `(d_out, d_in)`.
+
+    Raises:
+        NumericalError: When it is no matrix, or a value is not finite.
+    """
+
+    matrix: Tensor
+
+    def __post_init__(self) -> None:
+        if self.matrix.ndim != 2:
+            raise NumericalError(
+                f"update: expected a matrix (d_out, d_in), got {tuple(self.matrix.shape)}"
+            )
+        require_finite("update", self.matrix)
+
+    @property
+    def rank(self) -> None:
+        """`None`: nothing below the smaller side of the matrix is known of it."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrix is."""
+        return self.matrix.device
+
+    def dense(self) -> Tensor:
+        """Return `ΔW (d_out, d_in)`."""
+        return self.matrix
+
+    def apply_to_keys(self, keys: Tensor) -> Tensor:
+        """Return `ΔW k` as rows `(m, d_out)` for `keys (m, d_in)`, in the matrix's dtype."""
+        _require_width(keys, self.matrix.shape[1])
+        return keys.to(self.matrix) @ self.matrix.T
+
+    def norm(self) -> float:
+        """Return `‖ΔW‖` (Frobenius)."""
+        return float(torch.linalg.vector_norm(self.matrix, dtype=torch.float64))
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> DenseUpdate:
+        """Return the same update on another device or in another dtype."""
+        return DenseUpdate(matrix=self.matrix.to(device=device, dtype=dtype))
+
+
+Update: TypeAlias = LowRankUpdate | DenseUpdate
+"""What is added to a weight. Both have `dense`, `apply_to_keys`, `norm`, `rank`, `device`, `to`."""
+
+
+def _require_width(keys: Tensor, width: int) -> None:
+    if keys.ndim != 2 or keys.shape[1] != width:
+        raise NumericalError(f"keys: expected rows of shape (m, {width}), got {tuple(keys.shape)}")

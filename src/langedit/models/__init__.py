@@ -7,6 +7,7 @@ from langedit.models.loading import load_model
 from langedit.models.padding import PaddedBatch, pad_batch
 from langedit.models.positions import (
     EncodedPrompt,
+    encode_answers,
     encode_continuation,
     encode_prompt,
     encode_text,
@@ -20,6 +21,7 @@ __all__ = [
     "ModelStructure",
     "PaddedBatch",
     "Recorder",
+    "encode_answers",
     "encode_continuation",
     "encode_prompt",
     "encode_text",

@@ -92,6 +92,10 @@ class EditableModel:
         window = attention_window(self.model)
         return self.behaviour.packs and (window is None or longest <= window)
 
+    def stores_transposed(self, layer: int) -> bool:
+        """Whether the module keeps the edited weight as (d_in, d_out), as GPT-2's Conv1D does."""
+        return isinstance(self.projection(layer), Conv1D)
+
     # --- weights ----------------------------------------------------------------------------------
 
     def read_weight(self, layer: int) -> Tensor:
@@ -142,7 +146,7 @@ class EditableModel:
                 f"{name} has no values here: it is offloaded to disk or memory, or was never "
                 "loaded. Load the model with a device map that keeps the edited layers resident"
             )
-        seen = weight.t() if isinstance(module, Conv1D) else weight
+        seen = weight.t() if self.stores_transposed(layer) else weight
         if weight.dtype not in _STORED or tuple(seen.shape) != expected:
             raise ModelError(
                 f"expected {name} as plain floating-point numbers {expected}, found {weight.dtype} "
@@ -198,6 +202,30 @@ class EditableModel:
             output = self.model(**inputs, logits_to_keep=columns, return_dict=True)
             return hidden_of(output.logits)
         return hidden_of(self.model(**inputs, return_dict=True).logits[:, columns])
+
+    def logits_at(self, batch: PaddedBatch, rows: Tensor, columns: Tensor) -> Tensor:
+        """Logits (m, vocabulary) at m places of a batch; the head sees no other hidden state.
+
+        Any scaling or soft-capping of the logits is the model's own.
+
+        Args:
+            batch: padded on either side.
+            rows: (m,) int64.
+            columns: (m,) int64, of the padded batch.
+        """
+
+        def gather(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            hidden = args[0]
+            taken = hidden[rows.to(hidden.device), columns.to(hidden.device)]
+            return (taken.unsqueeze(0), *args[1:])
+
+        head = self.model.get_submodule(self.structure.head)
+        handle = head.register_forward_pre_hook(gather)
+        try:
+            output = self.model(**self.inputs(batch), return_dict=True)
+        finally:
+            handle.remove()
+        return hidden_of(output.logits)[0]
 
     # --- facts about the model --------------------------------------------------------------------
 

@@ -1,6 +1,16 @@
 """What people see: tables on screen, figures in files."""
 
 from langedit.reporting.figures import retention_figure
-from langedit.reporting.tables import percent, score_table
+from langedit.reporting.heatmaps import heatmap_figure
+from langedit.reporting.matrices import matrix_figure, stream_figure
+from langedit.reporting.tables import definition_table, percent, score_table
 
-__all__ = ["percent", "retention_figure", "score_table"]
+__all__ = [
+    "definition_table",
+    "heatmap_figure",
+    "matrix_figure",
+    "percent",
+    "retention_figure",
+    "score_table",
+    "stream_figure",
+]

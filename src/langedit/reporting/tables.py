@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
+
+from langedit.evaluation import definitions
 
 
 def percent(value: float | None) -> str:
@@ -34,4 +36,14 @@ def score_table(
         if len(cells) != len(columns):
             raise ValueError(f"expected {len(columns)} cells for {name}, got {len(cells)}")
         table.add_row(name, *cells)
+    return table
+
+
+def definition_table(names: Iterable[str]) -> Table:
+    """What scores mean, to be printed beside their numbers; other names are passed over."""
+    table = Table(title="What the scores mean", title_justify="left", title_style="bold")
+    table.add_column("score")
+    table.add_column("definition")
+    for name, definition in definitions(names).items():
+        table.add_row(name, definition)
     return table

@@ -118,7 +118,7 @@ def test_bmike(code):
     assert 89 <= 100 - percent_rejected(counterfact, code) <= 97
     missing = [row.field for row in zsre.rejected if row.reason.startswith("missing")]
     assert missing == (["[365].nl"] if code == "nl" else [])
-    old = {entry.old is None for entry in counterfact.entries}
+    old = {entry.fact.old is None for entry in counterfact.entries}
     assert old == {False}
 
 

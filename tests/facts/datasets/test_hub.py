@@ -61,9 +61,9 @@ def check(file):
     assert english.fact.prompt == "Where does {} live?"
     assert english.fact.paraphrases == ("Ada lives where?",)
     assert english.fact.neighbourhood == (Probe("Where does Tom live?", "Rome"),)
-    assert (english.fact.id, english.old, english.found) == ("en/4", "Bonn", "as given")
+    assert (english.fact.id, english.fact.old, english.found) == ("en/4", "Bonn", "as given")
     assert (dutch.fact.prompt, dutch.fact.id, dutch.found) == ("Waar woont {}?", "nl/5", "marked")
-    assert (dutch.fact.paraphrases, dutch.fact.neighbourhood, dutch.old) == ((), (), None)
+    assert (dutch.fact.paraphrases, dutch.fact.neighbourhood, dutch.fact.old) == ((), (), None)
     (row,) = file.rejected
     assert (row.line, row.field, row.language) == (3, "[2].who", "de")
 

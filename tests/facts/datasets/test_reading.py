@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,7 @@ ENGLISH = Fact(
     target="Oslo",
     paraphrases=("In what town does Ada King live?",),
     neighbourhood=(Probe("who built the old mill", "Tom"),),
+    group="0",
     id="en/0",
 )
 ANYHOW = ReadOptions(missing_subject="english-subject")
@@ -123,10 +125,10 @@ def test_formats_are_told_by_their_fields_and_can_be_stated(data, name):
 def test_mzsre(data):
     file = read_dataset(data(MZSRE), options=ANYHOW)
     english, dutch = file.entries
-    assert english.fact == ENGLISH
-    assert english.portability == (Probe(*PORTABILITY.values()),)
+    assert english.fact == replace(ENGLISH, portability=(Probe(*PORTABILITY.values()),))
     assert (english.key, english.found) == ("0", "as given")
     assert (dutch.fact.language, dutch.fact.id, dutch.key) == ("nl", "nl/0", "0")
+    assert dutch.fact.group == english.fact.group
     assert (dutch.fact.prompt, dutch.fact.subject) == ("Waar woont {}?", "Ada King")
     assert dutch.found == "English subject"
     assert dutch.fact.neighbourhood == (Probe("Wie bouwde de oude molen?", "Tom"),)
@@ -153,8 +155,8 @@ def test_bmike(data):
     lonely = {"en": BMIKE["en"] | {"case_id": 366}}
     file = read_dataset(data(BMIKE, lonely), options=ANYHOW)
     assert [entry.fact.id for entry in file.entries] == ["en/365", "nl/365", "en/366"]
-    assert {entry.old for entry in file.entries} == {"Bonn"}
-    assert file.entries[1].portability == (Probe(*PORT.values()),)
+    assert {entry.fact.old for entry in file.entries} == {"Bonn"}
+    assert file.entries[1].fact.portability == (Probe(*PORT.values()),)
     (row,) = file.rejected
     assert (row.field, row.language) == ("[1].nl", "nl")
     assert "this one has only en" in row.reason
@@ -176,7 +178,7 @@ def test_zsre_and_bzsre(data):
 def test_counterfact_in_rome_form(data):
     (entry,) = read_dataset(data(ROME)).entries
     assert (entry.fact.prompt, entry.fact.subject) == ("{} plays the", "Ada King")
-    assert (entry.fact.id, entry.fact.target, entry.old) == ("en/7", "flute", "harp")
+    assert (entry.fact.id, entry.fact.target, entry.fact.old) == ("en/7", "flute", "harp")
     assert entry.fact.paraphrase_texts == ("It rained. Ada King plays the",)
     assert entry.fact.neighbourhood == (
         Probe("Tom Hill plays the", "harp"),
@@ -187,7 +189,11 @@ def test_counterfact_in_rome_form(data):
 
 def test_counterfact_in_easyedit_form(data):
     (entry,) = read_dataset(data(EASYEDIT)).entries
-    assert (entry.fact.prompt, entry.fact.target, entry.old) == ("{} plays the", "flute", "harp")
+    assert (entry.fact.prompt, entry.fact.target, entry.fact.old) == (
+        "{} plays the",
+        "flute",
+        "harp",
+    )
     assert entry.fact.neighbourhood == (Probe("Tom Hill plays the", "drum"),)
 
 

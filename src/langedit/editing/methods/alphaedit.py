@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.closed_form import ClosedForm
 from langedit.editing.methods.null_space import NullSpaceCut, Ridge, projector_of, ridge_of
 from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment, projected_update
 
@@ -16,21 +17,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlphaEdit:
+class AlphaEdit(ClosedForm):
     """`dW^T = (P (K K^T + S) + L2 I)^-1 P K R^T`, P from the corpus and never refreshed."""
 
     needs_null_space: ClassVar[bool] = True
     cut: NullSpaceCut
     ridge: Ridge
     corpus_weight: float
+    solve_history: bool = True
 
     @classmethod
     def from_config(cls, config: EditConfig) -> AlphaEdit:
-        """Reads `null_threshold` or `null_share`, the ridge and `corpus_weight`."""
+        """Reads the null space's cut, the ridge, `corpus_weight` and `solve_history`."""
         return cls(
             cut=NullSpaceCut.from_config(config),
             ridge=Ridge.from_config(config),
             corpus_weight=config.corpus_weight,
+            solve_history=config.solve_history,
         )
 
     def start(self, layer: int, moment: SecondMoment) -> LayerState:
@@ -44,12 +47,9 @@ class AlphaEdit:
 
     def solve(self, state: LayerState, keys: Tensor, residuals: Tensor) -> LowRankUpdate:
         """Earlier edits weigh against the batch inside the null space of the corpus."""
+        history = state.past_keys() if self.solve_history else None
         if state.solver is not None:
-            return state.solver.update(keys, residuals, history=state.past_keys())
+            return state.solver.update(keys, residuals, history=history)
         return projected_update(
-            projector_of(state), keys, residuals, ridge=ridge_of(state), history=state.past_keys()
+            projector_of(state), keys, residuals, ridge=ridge_of(state), history=history
         )
-
-    def advance(self, state: LayerState, keys: Tensor) -> LayerState:
-        """Only the history grows."""
-        return state.after(keys)

@@ -1,4 +1,4 @@
-"""What a method is: a rule from keys and residuals to an update, and what it remembers."""
+"""What a method is, and what it remembers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
-from langedit.linalg import LowRankUpdate, MomentSolver, NullSpaceProjector, SecondMoment
+from langedit.linalg import MomentSolver, NullSpaceProjector, SecondMoment
 
 if TYPE_CHECKING:
+    from langedit.editing.batch import BatchEdit, BatchJob
     from langedit.editing.config import EditConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerState:
     """What a method knows of one layer between two batches. Never changed: a batch makes another.
+
+    A method that remembers more adds fields in a subclass; `after` keeps them.
 
     Attributes:
         history: (m, d_in) float32 keys of all edits so far, oldest first.
@@ -48,7 +51,7 @@ class LayerState:
         history = torch.zeros(0, corpus.width, dtype=torch.float32, device=corpus.mean.device)
         return cls(history=history, projector=projector, moment=moment, solver=solver, ridge=ridge)
 
-    def after(self, keys: Tensor) -> LayerState:
+    def after(self, keys: Tensor) -> Self:
         """The same with the keys (n, d_in) of one more batch in the history."""
         history = torch.cat([self.history, keys.to(self.history)])
         return replace(self, history=history, batches=self.batches + 1)
@@ -59,7 +62,7 @@ class LayerState:
 
 
 class Method(Protocol):
-    """A rule that turns a batch's keys and residuals at one layer into an update.
+    """Edits batches. Most methods are a `ClosedForm`, which leaves them only the solve.
 
     Methods hold settings only; what changes from batch to batch is in the `LayerState`.
     """
@@ -69,17 +72,21 @@ class Method(Protocol):
 
     @classmethod
     def from_config(cls, config: EditConfig) -> Self:
-        """The method with the settings it reads."""
+        """The method with the settings it reads.
+
+        Raises:
+            ConfigError: the settings do not suit the method.
+        """
         ...
 
     def start(self, layer: int, moment: SecondMoment) -> LayerState:
         """The state before the first batch, from the corpus's second moment at this layer."""
         ...
 
-    def solve(self, state: LayerState, keys: Tensor, residuals: Tensor) -> LowRankUpdate:
-        """The update for keys (n, d_in) and residuals (n, d_model), both float32."""
-        ...
+    def edit(self, job: BatchJob) -> BatchEdit:
+        """Edit a batch: write the weights, and say what was added and what to remember.
 
-    def advance(self, state: LayerState, keys: Tensor) -> LayerState:
-        """The state after a batch, whose keys (n, d_in) are those of the edited model."""
+        Raises:
+            LangEditError: something cannot be edited; the editor restores the weights.
+        """
         ...

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import Tensor
 
 from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.closed_form import ClosedForm
 from langedit.editing.methods.null_space import (
     NullSpaceCut,
     Ridge,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LangEdit:
+class LangEdit(ClosedForm):
     """`dW^T = (P_t (K K^T + S) + L2 I)^-1 P_t K R^T` with a projector P_t of its own each batch."""
 
     needs_null_space: ClassVar[bool] = True
@@ -48,6 +49,7 @@ class LangEdit:
     cut: NullSpaceCut
     ridge: Ridge
     corpus_weight: float
+    solve_history: bool
     basis_tolerance: float
     moment_count: int
     refresh_edits: int | None
@@ -60,6 +62,7 @@ class LangEdit:
             cut=NullSpaceCut.from_config(config),
             ridge=Ridge.from_config(config),
             corpus_weight=config.corpus_weight,
+            solve_history=config.solve_history,
             basis_tolerance=config.basis_tolerance,
             moment_count=config.moment_count,
             refresh_edits=config.refresh_edits,
@@ -79,10 +82,8 @@ class LangEdit:
     def solve(self, state: LayerState, keys: Tensor, residuals: Tensor) -> LowRankUpdate:
         """The update inside the null space of this batch."""
         projector = projector_of(state)
-        if state.solver is not None:  # orthogonal and weighed: edited keys come after the corpus's
-            corpus_rank = projector_of(state.solver).rank
-            edited = projector.basis[:, corpus_rank:]
-            return state.solver.update(keys, residuals, forbidden=edited)
+        if state.solver is not None:  # orthogonal and weighed
+            return state.solver.update(keys, residuals)
         orthogonal = self.projection == "orthogonal"
         weighed = self.corpus_weight > 0
         return projected_update(
@@ -90,7 +91,7 @@ class LangEdit:
             keys,
             residuals,
             ridge=ridge_of(state),
-            history=None if orthogonal else state.past_keys(),
+            history=state.past_keys() if self.solve_history and not orthogonal else None,
             moment=corpus_moment(state) if weighed else None,
             moment_weight=self.corpus_weight if weighed else None,
         )
@@ -100,7 +101,8 @@ class LangEdit:
         after = state.after(keys)
         if self.projection == "orthogonal":
             projector = projector_of(state).extend(keys, self.basis_tolerance)
-            return replace(after, projector=projector)
+            solver = None if state.solver is None else state.solver.within(projector)
+            return replace(after, projector=projector, solver=solver)
         refreshed = self._refreshed(after, len(keys))
         projector = self.cut.of(refreshed)
         if self.projection == "pooled":  # always from the corpus, which stays in the state

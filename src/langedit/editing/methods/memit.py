@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
 from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.closed_form import ClosedForm
 from langedit.errors import MomentsError
 from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment
 
@@ -16,14 +17,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memit:
+class Memit(ClosedForm):
     """`dW^T = (lambda C0 + K K^T)^-1 K R^T` (equation 14; columns as in the paper)."""
 
-    needs_null_space: ClassVar[bool] = False
     moment_weight: float
 
     @classmethod
-    def from_config(cls, config: EditConfig) -> Memit:
+    def from_config(cls, config: EditConfig) -> Self:
         """Reads `moment_weight`."""
         return cls(moment_weight=config.moment_weight)
 
@@ -35,10 +35,6 @@ class Memit:
     def solve(self, state: LayerState, keys: Tensor, residuals: Tensor) -> LowRankUpdate:
         """Weighs the batch against the corpus; earlier batches do not count."""
         return solver_of(state).update(keys, residuals)
-
-    def advance(self, state: LayerState, keys: Tensor) -> LayerState:
-        """Only the history grows."""
-        return state.after(keys)
 
 
 def solver_of(state: LayerState) -> MomentSolver:

@@ -20,6 +20,11 @@ BUILT_IN = tuple(
         ("alphaedit", "alphaedit:AlphaEdit"),
         ("memit", "memit:Memit"),
         ("memit-seq", "memit_seq:MemitSeq"),
+        ("rome", "rome:Rome"),
+        ("rect", "rect:Rect"),
+        ("prune", "prune:Prune"),
+        ("ft", "fine_tuning:FineTuning"),
+        ("ft-l", "fine_tuning:ConstrainedFineTuning"),
     )
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from langedit.facts.fact import Fact, Probe
+from langedit.facts.fact import Fact
 from langedit.facts.rows import RejectedRow
 
 HowFound = Literal[
@@ -19,18 +19,14 @@ class DatasetFact:
     """A fact with what its data set says beyond it.
 
     Attributes:
-        fact: What would be edited. Its id is ``<language>/<key>``.
+        fact: What would be edited. Its id is ``<language>/<key>``, its group is the key.
         key: Equal for the same fact in other languages, also in other files of the data set.
         found: How the subject was found in the prompt.
-        old: The answer that the edit replaces, where one is given.
-        portability: Questions whose answers follow from the new fact, where there are any.
     """
 
     fact: Fact
     key: str
     found: HowFound
-    old: str | None = None
-    portability: tuple[Probe, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,11 +146,14 @@ def entry(
             target=target,
             paraphrases=tuple(map(_verbatim, paraphrases)),
             neighbourhood=tuple(_without_prefix(probe, context) for probe in neighbourhood),
+            portability=portability,
+            old=old,
+            group=key,
             id=f"{context.language.code}/{key}",
         )
     except FactFieldError as error:
         raise FactFieldError(values.name(error.field), error.reason) from None
-    return DatasetFact(fact=fact, key=key, found=found.how, old=old, portability=portability)
+    return DatasetFact(fact=fact, key=key, found=found.how)
 
 
 def _verbatim(paraphrase: str) -> str:

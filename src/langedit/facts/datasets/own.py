@@ -11,7 +11,7 @@ from langedit.facts.rows import REQUIRED_FIELDS, Row, to_fact
 
 def own_entry(fact: Fact, index: int) -> DatasetFact:
     """Return a fact that needed no reading as the entry of a data set."""
-    return DatasetFact(fact=fact, key=fact.id or str(index), found="marked")
+    return DatasetFact(fact=fact, key=fact.group or fact.id or str(index), found="marked")
 
 
 def _read(values: Values, context: Context) -> DatasetFact:

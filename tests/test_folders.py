@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from langedit.cli.folders import check_output, whole_folder
 from langedit.errors import OutputError
+from langedit.folders import check_output, whole_folder
 
 
 def test_the_folder_appears_when_the_body_is_done(tmp_path):

@@ -1,0 +1,57 @@
+"""What the user reads when a comparison or a tuning is done."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from langedit.cli.comparison import Comparison, Tuning
+from langedit.compare.figures_of import MEAN
+from langedit.compare.summary import board_table, boards_of
+from langedit.compare.tuning import best_of
+from langedit.reporting import percent, score_table
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Print a table for each model and data set, what failed, and where the files are."""
+    console = Console()
+    for board in boards_of(comparison.outcomes, comparison.config.resamples):
+        console.print(board_table(board), "")
+    outcomes = comparison.outcomes
+    for outcome in outcomes:
+        if outcome.error is not None:
+            _line(console, f"FAILED {outcome.cell.name}: {outcome.error}")
+    done = sum(outcome.record is not None for outcome in outcomes)
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    rest = len(outcomes) - done - failed
+    elsewhere = f", {rest} still run elsewhere" if rest else ""
+    _line(console, f"{done} of {len(outcomes)} runs are done, {failed} failed{elsewhere}.")
+    for file in (comparison.csv, comparison.report):
+        if file is not None:
+            _line(console, str(file))
+
+
+def show_tuning(tuning: Tuning) -> None:
+    """Print the best trial of each method beside its settings as declared."""
+    console = Console()
+    declared = {r.trial.method: r for r in tuning.results if r.trial.number == 0}
+    rows = {}
+    for method, best in best_of(tuning.results).items():
+        settings = ", ".join(f"{name} = {value}" for name, value in best.trial.settings.items())
+        runs = sum(result.trial.method == method for result in tuning.results)
+        rows[method] = [
+            str(runs),
+            percent(declared[method].objective),
+            percent(best.scores.get(MEAN)),
+            settings or "as declared",
+        ]
+    columns = ("runs", "declared", "best", "settings")
+    console.print(score_table("Objective in percent on the tuning facts", "method", columns, rows))
+    for result in tuning.results:
+        if result.error is not None:
+            name = f"{result.trial.method} trial {result.trial.number}"
+            _line(console, f"FAILED {name}: {result.error}")
+    _line(console, str(tuning.file))
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,271 @@
+"""Tune settings: the same budget of runs for every method, on facts that no evaluation uses.
+
+A trial is a cell like any other, on a stream of the subjects kept for tuning; trials that are
+finished stay. The first trial of a method has its settings as declared.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langedit.compare.cells import Cell, make_ground, measures_of
+from langedit.compare.config import COMMON, CompareConfig, TuneEntry
+from langedit.compare.figures_of import MEAN, OBJECTIVE, means_of
+from langedit.compare.files import write_text
+from langedit.compare.grid import Outcome
+from langedit.compare.ground import Ground, Say
+from langedit.compare.nearest import require_name
+from langedit.compare.ranges import Range
+from langedit.compare.reading import edit_config, overlay, prefix_language
+from langedit.compare.streams import Streams, plans_of
+from langedit.editing.toml import toml_value
+from langedit.errors import ConfigError
+from langedit.evaluation import mean_or_none
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """Settings of a method that were tried.
+
+    Attributes:
+        method: the entry that is tuned.
+        number: of the trial, from 0.
+        settings: what was drawn; empty for the settings as declared.
+        cells: one for each stream.
+    """
+
+    method: str
+    number: int
+    settings: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrialResult:
+    """How a trial did: means over its streams, `None` where a run failed or is not finished."""
+
+    trial: Trial
+    scores: Mapping[str, float | None]
+    error: str | None
+
+    @property
+    def objective(self) -> float | None:
+        """Mean of efficacy, generalization, specificity and first batch."""
+        return self.scores.get(MEAN)
+
+
+def make_trials(
+    config: CompareConfig,
+    folder: Path,
+    *,
+    only: Collection[str] = (),
+    say: Say = lambda _: None,
+) -> tuple[Trial, ...]:
+    """All trials of a comparison's methods, on its first model and its first data set.
+
+    Args:
+        config: the comparison; its table `[tune]` says what is tried.
+        folder: of results.
+        only: methods to tune; all methods, without the ablations, if empty.
+        say: told what takes long.
+
+    Raises:
+        ConfigError: nothing says how to tune, or a drawn setting is wrong.
+        FactError: there are too few facts for tuning.
+    """
+    tune = _tune_of(config)
+    for label in only:
+        require_name("method", label, config.all_methods())
+    labels = [label for label in config.all_methods() if not only or label in only]
+    model, dataset = next(iter(config.models)), next(iter(config.datasets))
+    small = config.replace(
+        batches=tune.batches,
+        edits_per_batch=tune.edits_per_batch,
+        metrics=tuple(name for name in OBJECTIVE if name in config.metrics),
+        retention=1,
+        interference_sample=0,
+        transfer_sample=0,
+        perplexity_texts=0,
+        datasets={dataset: _without_protocol(config, dataset)},
+    )
+    streams = Streams(small, "tuning")
+    drawn = {label: draw_trials(tune, label) for label in labels}
+    tried = {
+        label: [_tried(small, label, settings, model) for settings in own]
+        for label, own in drawn.items()
+    }
+    every = [edit_config(own, label, model) for label, all_ in tried.items() for own in all_]
+    ground = make_ground(small, model, every, folder, say)
+    plans = plans_of(small, dataset)
+    return tuple(
+        Trial(
+            method=label,
+            number=number,
+            settings=settings,
+            cells=tuple(
+                _cell(own, label, number, name, ground, streams, plan_seed)
+                for name in plans
+                for plan_seed in tune.stream_seeds
+            ),
+        )
+        for label in labels
+        for number, (settings, own) in enumerate(zip(drawn[label], tried[label], strict=True))
+    )
+
+
+def draw_trials(tune: TuneEntry, label: str) -> list[dict[str, Any]]:
+    """What is tried of a method: first nothing, that is its settings as declared.
+
+    Raises:
+        ConfigError: a grid needs values that are not listed, or has more points than the budget.
+    """
+    ranges: dict[str, Range] = {**tune.ranges.get(COMMON, {}), **tune.ranges.get(label, {})}
+    if not ranges:
+        return [{}]
+    if tune.search == "grid":
+        return [{}, *_grid(tune, label, ranges)]
+    rng = random.Random(f"{tune.seed}-{label}")
+    more = [{name: own.draw(rng) for name, own in ranges.items()} for _ in range(tune.budget - 1)]
+    return [{}, *more]
+
+
+def results_of(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> tuple[TrialResult, ...]:
+    """Scores of the trials, from the outcomes of their cells in order."""
+    rest = iter(outcomes)
+    found = []
+    for trial in trials:
+        own = list(itertools.islice(rest, len(trial.cells)))
+        records = [outcome.record for outcome in own if outcome.record is not None]
+        errors = [outcome.error for outcome in own if outcome.error is not None]
+        scores: dict[str, float | None] = {}
+        if len(records) == len(own):
+            means = [means_of(record, record["measures"]["metrics"]) for record in records]
+            scores = {name: mean_or_none(mean[name] for mean in means) for name in means[0]}
+        error = errors[0] if errors else None
+        found.append(TrialResult(trial=trial, scores=scores, error=error))
+    return tuple(found)
+
+
+def best_of(results: Sequence[TrialResult]) -> dict[str, TrialResult]:
+    """Method -> its trial with the largest objective; the first of equals."""
+    best: dict[str, TrialResult] = {}
+    for result in results:
+        name = result.trial.method
+        if result.objective is not None and (
+            name not in best or result.objective > (best[name].objective or 0.0)
+        ):
+            best[name] = result
+    return best
+
+
+def write_chosen(results: Sequence[TrialResult], path: Path, command: str) -> None:
+    """Write the best settings of each method, and all trials, as TOML that a comparison reads.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    lines = [f"# Written by `{command}`: do not edit.", f"command = {toml_value(command)}", ""]
+    lines.append("# Every run; scores in [0, 1]. A run without an objective failed.")
+    lines.append("trials = [")
+    lines += [f"    {toml_value(_row(result))}," for result in results]
+    lines.append("]")
+    for method, best in best_of(results).items():
+        count = sum(result.trial.method == method for result in results)
+        lines += ["", f"[methods.{toml_value(method)}]"]
+        lines.append(f"chosen = {toml_value(_reason(best, count, command))}")
+        if best.trial.settings:
+            model = best.trial.cells[0].model
+            lines.append(f"[methods.{toml_value(method)}.on.{toml_value(model)}]")
+        lines += [f"{name} = {toml_value(value)}" for name, value in best.trial.settings.items()]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _reason(best: TrialResult, count: int, command: str) -> str:
+    which = f"trial {best.trial.number}" if best.trial.number else "the settings as declared"
+    value = 100 * (best.objective or 0.0)
+    return f"{which}, best of {count} by {command}: objective {value:.1f}"
+
+
+def _row(result: TrialResult) -> dict[str, Any]:
+    trial = result.trial
+    row: dict[str, Any] = {"method": trial.method, "trial": trial.number}
+    known = {name: value for name, value in result.scores.items() if value is not None}
+    if MEAN in known:
+        row["objective"] = round(known.pop(MEAN), 6)
+    row |= {name: round(value, 6) for name, value in known.items()}
+    if result.error is not None:
+        row["error"] = result.error
+    return {**row, "settings": dict(trial.settings)}
+
+
+def _tune_of(config: CompareConfig) -> TuneEntry:
+    if config.tune is None or not config.tuning_share:
+        raise ConfigError(
+            f"comparison {config.name}: expected a table [tune] and tuning_share above 0, which "
+            "say what to try and which facts are kept for it; add them"
+        )
+    return config.tune
+
+
+def _without_protocol(config: CompareConfig, dataset: str) -> Any:
+    """The data set with the tuning's batches instead of its own."""
+    return config.datasets[dataset].model_copy(update={"batches": None, "edits_per_batch": None})
+
+
+def _tried(
+    config: CompareConfig, label: str, settings: Mapping[str, Any], model: str
+) -> CompareConfig:
+    """The comparison with settings of one method put on top of everything else."""
+    entry = config.entry(label)
+    fields = {name: getattr(entry, name) for name in type(entry).model_fields}
+    on = {**entry.on, model: overlay(entry.on.get(model, {}), settings)}
+    changed = type(entry)(**{**entry.settings, **fields, "on": on})
+    kind = "ablations" if label in config.ablations else "methods"
+    return config.replace(**{kind: {**getattr(config, kind), label: changed}})
+
+
+def _cell(
+    config: CompareConfig,
+    label: str,
+    number: int,
+    name: str,
+    ground: Ground,
+    streams: Streams,
+    seed: int,
+) -> Cell:
+    dataset = name.partition("/")[0]
+    stream = streams.stream(dataset, plans_of(config, dataset)[name], seed)
+    return Cell(
+        model=ground.name,
+        method=f"{label} trial {number}",
+        dataset=name,
+        seed=seed,
+        group="methods",
+        settings=edit_config(config, label, ground.name),
+        prefixes_in=prefix_language(config, label),
+        stream=stream,
+        ground=ground,
+        measures=measures_of(config, stream),
+    )
+
+
+def _grid(tune: TuneEntry, label: str, ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
+    endless = [name for name, own in ranges.items() if not own.values]
+    if endless:
+        raise ConfigError(
+            f"tune.ranges, {label}: a grid needs listed values, {', '.join(endless)} has an "
+            'interval: list values, or use search = "random"'
+        )
+    points = itertools.product(*(own.values for own in ranges.values()))
+    found = [dict(zip(ranges, point, strict=True)) for point in points]
+    if len(found) > tune.budget - 1:
+        raise ConfigError(
+            f"tune.ranges, {label}: expected at most {tune.budget - 1} combinations (budget, less "
+            f"one for the settings as declared), got {len(found)}: list fewer, or raise the budget"
+        )
+    return found

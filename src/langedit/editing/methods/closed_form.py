@@ -1,0 +1,79 @@
+"""Methods that are one solve per layer: the spread over the layers that they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from torch import Tensor
+
+from langedit.editing.batch import BatchEdit, BatchJob, LayerEdit
+from langedit.editing.keys import LayerWalk
+from langedit.editing.methods.base import LayerState
+from langedit.linalg import LowRankUpdate, SecondMoment
+
+if TYPE_CHECKING:
+    from langedit.editing.config import EditConfig
+
+
+class ClosedForm(ABC):
+    """A rule that turns a batch's keys and residuals at one layer into an update.
+
+    Without a rule of its own, a subclass has no settings and remembers the keys of all edits.
+    """
+
+    needs_null_space: ClassVar[bool] = False
+
+    @classmethod
+    def from_config(cls, config: EditConfig) -> Self:
+        """The method with the settings it reads."""
+        return cls()
+
+    def start(self, layer: int, moment: SecondMoment) -> LayerState:
+        """The state before the first batch, from the corpus's second moment at this layer."""
+        return LayerState.begin(moment)
+
+    @abstractmethod
+    def solve(self, state: LayerState, keys: Tensor, residuals: Tensor) -> LowRankUpdate:
+        """The update for keys (n, d_in) and residuals (n, d_model), both float32."""
+
+    def advance(self, state: LayerState, keys: Tensor) -> LayerState:
+        """The state after a batch, whose keys (n, d_in) are those of the edited model."""
+        return state.after(keys)
+
+    def edit(self, job: BatchJob) -> BatchEdit:
+        """Find the targets, spread what is missing over the layers, and remember the keys."""
+        with job.timed("targets"):
+            targets, target_hidden = job.find_targets()
+        with job.timed("solve"):
+            edits = self.spread(job, target_hidden)
+        with job.timed("advance"):
+            states = {
+                layer: self.advance(job.states[layer], edit.keys) for layer, edit in edits.items()
+            }
+        return BatchEdit(layers=edits, states=states, targets=targets)
+
+    def spread(self, job: BatchJob, target_hidden: Tensor) -> dict[int, LayerEdit]:
+        """Solve and write one layer after the other (algorithm 1 of MEMIT).
+
+        At each layer the keys, and what is missing to the targets at the last edited layer, are
+        read from the model as edited so far; the layer takes its share of what is missing. Only
+        layers below can change a layer's keys, and those are edited by then, so the keys are also
+        those of the edited model.
+
+        Args:
+            job: the batch.
+            target_hidden: (n, d_model) float32.
+
+        Raises:
+            NumericalError: a solve fails or a value is not finite.
+        """
+        contexts = [request.prompts for request in job.requests]
+        layers, limit = job.config.edited_layers, job.config.micro_batch_tokens
+        walk = LayerWalk(job.model, contexts, layers[-1], max_tokens=limit)
+        edits = {}
+        for done, layer in enumerate(layers):
+            keys, hidden = walk.read(layer)
+            residuals = (target_hidden.to(hidden) - hidden) / (len(layers) - done)
+            edits[layer] = job.add(layer, keys, self.solve(job.states[layer], keys, residuals))
+        return edits

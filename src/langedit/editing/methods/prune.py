@@ -1,0 +1,113 @@
+"""PRUNE (Ma et al. 2025): MEMIT, with the singular values of the whole change restrained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from langedit.editing.batch import BatchEdit, BatchJob, LayerEdit
+from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.memit import Memit, solver_of
+from langedit.errors import MomentsError
+from langedit.linalg import LowRankUpdate, SecondMoment, spectral_excess
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FreeEdits:
+    """A layer as MEMIT alone would have edited it.
+
+    Attributes:
+        weight: (d_out, d_in) the original weight plus all of MEMIT's updates.
+        total: the sum of these updates.
+        excess: what is taken away from the total in the model as it is.
+        limit: largest singular value of the original weight.
+    """
+
+    weight: Tensor
+    total: LowRankUpdate
+    excess: LowRankUpdate
+    limit: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PruneState(LayerState):
+    """What PRUNE remembers besides: `free`, which is `None` before the first batch."""
+
+    free: FreeEdits | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(Memit):
+    """MEMIT's total update with its large singular values replaced by their logarithms.
+
+    Those that exceed the largest singular value s of the original weight become
+    `ln(sigma) - ln(s) + s`. The published method does so once, when all edits are done. Here the
+    weights after every batch are what it would give if that batch were the last: targets and
+    solves see the weights without the restraint, and what is added to the model is the difference
+    of the restrained totals. Batches that need no restraint are MEMIT's, bit for bit.
+    """
+
+    def start(self, layer: int, moment: SecondMoment) -> LayerState:
+        """As MEMIT."""
+        begun = super().start(layer, moment)
+        return PruneState(history=begun.history, solver=solver_of(begun))
+
+    def edit(self, job: BatchJob) -> BatchEdit:
+        """Edit the model without restraint, then restrain its total change."""
+        states = {layer: _own(state) for layer, state in job.states.items()}
+        free = {layer: state.free for layer, state in states.items()}
+        weights = {
+            layer: job.weights[layer] if own is None else own.weight for layer, own in free.items()
+        }
+        for layer, weight in weights.items():
+            job.model.write_weight(layer, weight)
+        plain = super().edit(replace(job, weights=weights))
+        with job.timed("solve"):
+            after = {
+                layer: _advanced(free[layer], edit, job.base[layer])
+                for layer, edit in plain.layers.items()
+            }
+            updates = {
+                layer: _restrained(free[layer], after[layer], edit)
+                for layer, edit in plain.layers.items()
+            }
+            edits = job.add_all(updates)
+        with job.timed("advance"):
+            advanced = {
+                layer: replace(states[layer].after(edit.keys), free=after[layer])
+                for layer, edit in edits.items()
+            }
+        return BatchEdit(layers=edits, states=advanced, targets=plain.targets)
+
+
+def _own(state: LayerState) -> PruneState:
+    if not isinstance(state, PruneState):
+        raise MomentsError("expected a state of prune, got that of another method: start anew")
+    return state
+
+
+def _low_rank(edit: LayerEdit) -> LowRankUpdate:
+    assert isinstance(edit.update, LowRankUpdate)  # MEMIT gives no other
+    return edit.update
+
+
+def _advanced(free: FreeEdits | None, edit: LayerEdit, base: Tensor) -> FreeEdits:
+    """One batch of MEMIT more."""
+    if free is None:
+        total, limit = _low_rank(edit), float(torch.linalg.matrix_norm(base, ord=2))
+    else:
+        total, limit = LowRankUpdate.join([free.total, _low_rank(edit)]), free.limit
+    excess = spectral_excess(total, limit)
+    return FreeEdits(weight=edit.after, total=total, excess=excess, limit=limit)
+
+
+def _restrained(before: FreeEdits | None, after: FreeEdits, edit: LayerEdit) -> LowRankUpdate:
+    """What a batch adds to the restrained weight: MEMIT's update, and the change of the excess."""
+    parts = [_low_rank(edit)]
+    if before is not None and before.excess.rank:
+        parts.append(before.excess)
+    if after.excess.rank:
+        parts.append(LowRankUpdate(left=-after.excess.left, right=after.excess.right))
+    return LowRankUpdate.join(parts)

@@ -1,0 +1,82 @@
+"""ROME (Meng et al. 2022): one fact after another, each a rank-one update of one layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from torch import Tensor
+
+from langedit.editing.batch import BatchEdit, BatchJob
+from langedit.editing.keys import compute_keys, lookup_projected
+from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.memit import solver_of
+from langedit.editing.targets import Targets, join_targets
+from langedit.errors import ConfigError
+from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment, rome_update
+
+if TYPE_CHECKING:
+    from langedit.editing.config import EditConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rome:
+    """`dW = (v* - W k) u^T / (u^T k)`, `u = C0^-1 mean(k over contexts)` (equation 2).
+
+    The target v* is of the edited projection's output, not of the layer's; k is the key in the
+    bare prompt, so that the edited weight gives exactly v* there. Each fact of a batch is edited in
+    the model as the facts before it have left it.
+    """
+
+    needs_null_space: ClassVar[bool] = False
+
+    @classmethod
+    def from_config(cls, config: EditConfig) -> Self:
+        """Reads the layer.
+
+        Raises:
+            ConfigError: more than one layer is to be edited.
+        """
+        if len(config.edited_layers) != 1:
+            raise ConfigError(
+                f"layers: rome edits one layer, got {', '.join(map(str, config.edited_layers))}: "
+                "name one of them, for example layers = [5] for a model of 32 layers"
+            )
+        return cls()
+
+    def start(self, layer: int, moment: SecondMoment) -> LayerState:
+        """Factors C0, once for all facts."""
+        return LayerState.begin(moment, solver=MomentSolver.from_moment(moment, 1.0))
+
+    def edit(self, job: BatchJob) -> BatchEdit:
+        """Edit the facts one after another."""
+        (layer,) = job.config.edited_layers
+        updates: list[LowRankUpdate] = []
+        found: list[Targets] = []
+        edit = None
+        keys = job.keys((layer,))[layer]  # only layers below could change them
+        for i in range(len(job.requests)):
+            given = None if job.given is None else job.given[i : i + 1]
+            single = replace(job, requests=job.requests[i : i + 1], given=given)
+            with job.timed("targets"):
+                targets, wanted = single.find_targets("projection")
+                found += [] if targets is None else [targets]
+            with job.timed("solve"):
+                updates.append(_solve(single, layer, wanted[0]))
+                edit = job.add(layer, keys, LowRankUpdate.join(updates))
+        assert edit is not None  # a batch has at least one fact
+        return BatchEdit(
+            layers={layer: edit},
+            states={layer: job.states[layer].after(keys)},
+            targets=join_targets(found) if found else None,
+        )
+
+
+def _solve(job: BatchJob, layer: int, wanted: Tensor) -> LowRankUpdate:
+    """The update of one fact, so that the projection gives `wanted` (d_model,) there."""
+    prompts, limit = job.requests[0].prompts, job.config.micro_batch_tokens
+    contexts = [[prompt] for prompt in prompts]
+    keys = compute_keys(job.model, contexts, [layer], max_tokens=limit)[layer]
+    output = lookup_projected(job.model, prompts[:1], layer)[0]
+    missing = wanted.to(output) - output
+    return rome_update(solver_of(job.states[layer]), keys.mean(dim=0), keys[0], missing)

@@ -1,0 +1,129 @@
+"""Train a few weights of a model on token sequences, leaving the model itself as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
+
+from langedit.editing.batching import micro_batches
+from langedit.editing.forwards import frozen, head_on_tokens
+from langedit.errors import NumericalError
+from langedit.models import EditableModel, pad_batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRow:
+    """One sequence: `tokens[i]` shall be the most probable one after position `wanted[i]`."""
+
+    ids: tuple[int, ...]
+    wanted: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """Result of a training.
+
+    Attributes:
+        weights: by name, in float32 and the orientation in which they came.
+        losses: mean loss in nats at each step, before its update.
+    """
+
+    weights: Mapping[str, Tensor]
+    losses: tuple[float, ...]
+
+
+def train_weights(
+    model: EditableModel,
+    weights: Mapping[str, Tensor],
+    rows: Sequence[TrainingRow],
+    *,
+    steps: int,
+    lr: float,
+    stop_loss: float,
+    change_limit: float | None,
+    max_tokens: int,
+) -> Trained:
+    """Minimise the mean over rows of the mean negative log-likelihood of their tokens, by Adam.
+
+    The weights are trained in float32, whatever the model is stored in, and put in the place of
+    the model's own for each forward pass; the model is never written.
+
+    Args:
+        model: the model.
+        weights: names of parameters and where to begin; matrices as (d_out, d_in).
+        rows: what to train on. Every step sees all of them.
+        steps: steps at most.
+        lr: learning rate of Adam.
+        stop_loss: training ends at a mean loss below, before an update.
+        change_limit: bound on the change of every entry, kept after each update.
+        max_tokens: padded tokens in one forward pass.
+
+    Raises:
+        NumericalError: the loss is not finite.
+    """
+    start = {name: weight.detach().float() for name, weight in weights.items()}
+    trained = {name: weight.clone().requires_grad_() for name, weight in start.items()}
+    adam = torch.optim.Adam(list(trained.values()), lr=lr)
+    groups = micro_batches([len(row.ids) for row in rows], max_tokens)
+    losses: list[float] = []
+    with frozen(model.model):
+        for _ in range(steps):
+            adam.zero_grad()
+            losses.append(0.0)
+            for group in groups:
+                loss = _loss(model, trained, [rows[i] for i in group]) / len(rows)
+                losses[-1] += float(loss.detach())
+                torch.autograd.backward(loss)
+            if not torch.isfinite(torch.tensor(losses[-1])):
+                raise NumericalError(
+                    f"expected a finite training loss, got {losses[-1]} at step {len(losses)}: "
+                    "load the model in float32 or bfloat16, or lower ft_lr"
+                )
+            if losses[-1] < stop_loss:
+                break
+            adam.step()
+            if change_limit is not None:
+                _clamp(trained, start, change_limit)
+    return Trained(
+        weights={name: weight.detach() for name, weight in trained.items()}, losses=tuple(losses)
+    )
+
+
+def _loss(
+    model: EditableModel, weights: Mapping[str, Tensor], rows: Sequence[TrainingRow]
+) -> Tensor:
+    """Sum over rows of the mean negative log-likelihood of their tokens."""
+    batch = pad_batch([row.ids for row in rows], model.pad_id)
+    places = [(i, place) for i, row in enumerate(rows) for place in row.wanted]
+    at = torch.tensor(places)
+    stored = {name: _as_stored(model, name, weight) for name, weight in weights.items()}
+    with head_on_tokens(model, at[:, 0], at[:, 1]):
+        output = functional_call(model.model, stored, kwargs=model.inputs(batch), strict=False)
+    logits = output.logits[0].float()
+    tokens = torch.tensor([token for row in rows for token in row.tokens], device=logits.device)
+    share = torch.tensor([1 / len(row.tokens) for row in rows for _ in row.tokens])
+    picked = logits.log_softmax(dim=-1).gather(1, tokens.unsqueeze(1)).squeeze(1)
+    loss: Tensor = -(share.to(picked) * picked).sum()
+    return loss
+
+
+def _as_stored(model: EditableModel, name: str, weight: Tensor) -> Tensor:
+    """A weight in the precision, on the device and in the orientation of the model's own."""
+    own = model.model.get_parameter(name)
+    weight = weight.to(device=own.device, dtype=own.dtype)
+    module = model.model.get_submodule(name.rpartition(".")[0])
+    transposed = isinstance(module, Conv1D) and weight.ndim == 2
+    return weight.T if transposed else weight
+
+
+@torch.no_grad()
+def _clamp(weights: Mapping[str, Tensor], start: Mapping[str, Tensor], limit: float) -> None:
+    """Bring every entry back to within `limit` of where it began."""
+    for name, weight in weights.items():
+        weight.copy_(torch.clamp(weight, start[name] - limit, start[name] + limit))

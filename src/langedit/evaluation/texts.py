@@ -1,0 +1,154 @@
+"""Whole texts: how probable a model finds them, and how it goes on after them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from langedit.editing.batching import micro_batches
+from langedit.errors import FactError
+from langedit.facts import Language
+from langedit.models import EditableModel, encode_text, pad_batch
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model says after a prompt.
+
+    Attributes:
+        ids: token ids, up to the end token if the model gave one, without it.
+        text: the same as text, without special tokens.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+
+
+def continue_greedily(
+    model: EditableModel,
+    prompts: Sequence[tuple[int, ...]],
+    new_tokens: Sequence[int],
+    *,
+    batch_tokens: int = 8192,
+) -> list[Continuation]:
+    """Continue prompts with the most probable token, again and again, with a key-value cache.
+
+    Equal prompts run once. Prompts of like length run together, padded on the left.
+
+    Args:
+        model: the model. Of its own generation settings only the end tokens are heeded.
+        prompts: token ids.
+        new_tokens: how many tokens each prompt gets, at most.
+        batch_tokens: padded tokens of prompts and continuations in one batch.
+    """
+    needed: dict[tuple[int, ...], int] = {}
+    for prompt, count in zip(prompts, new_tokens, strict=True):
+        needed[prompt] = max(count, needed.get(prompt, 0))
+    distinct = list(needed)
+    found: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for group in micro_batches([len(p) + needed[p] for p in distinct], batch_tokens):
+        own = [distinct[i] for i in group]
+        found.update(zip(own, _generate(model, own, max(needed[p] for p in own)), strict=True))
+    return [
+        _continuation(model, found[prompt][:count])
+        for prompt, count in zip(prompts, new_tokens, strict=True)
+    ]
+
+
+def greedy_text(
+    model: EditableModel, language: str, prompts: Sequence[str], *, max_new_tokens: int = 12
+) -> list[str]:
+    """Greedy continuations of prompts, cut after their first sentence.
+
+    Args:
+        model: the model.
+        language: of the prompts; says how a sentence ends.
+        prompts: the texts to continue.
+        max_new_tokens: of each continuation.
+    """
+    stop = Language.parse(language).sentence_break.strip()
+    encoded = [encode_text(model.tokenizer, prompt) for prompt in prompts]
+    found = continue_greedily(model, encoded, [max_new_tokens] * len(prompts))
+    return [(own.text.split(stop)[0] if stop else own.text).strip() for own in found]
+
+
+def perplexity(model: EditableModel, texts: Sequence[str], *, batch_tokens: int = 4096) -> float:
+    """Exp of the mean negative log-probability of a token, over all tokens of all texts.
+
+    Raises:
+        FactError: the texts have no token that has a context.
+    """
+    total, count = 0.0, 0
+    for log_probabilities in text_log_probabilities(model, texts, batch_tokens=batch_tokens):
+        total += float(log_probabilities.double().sum())
+        count += len(log_probabilities)
+    if not count:
+        raise FactError("perplexity: expected texts of two or more tokens, got none")
+    return math.exp(-total / count)
+
+
+def text_log_probabilities(
+    model: EditableModel, texts: Sequence[str], *, batch_tokens: int = 4096
+) -> Iterator[Tensor]:
+    """Log-probabilities (nats, natural logarithm) of the tokens of texts, in order of length.
+
+    The first token of a text has no context and is left out; with a tokenizer that puts BOS in
+    front, that is BOS.
+
+    Yields:
+        For each text a float32 tensor (tokens - 1,) on the CPU.
+    """
+    sequences = [encode_text(model.tokenizer, text) for text in texts]
+    for group in micro_batches([len(sequence) for sequence in sequences], batch_tokens):
+        batch = pad_batch([sequences[i] for i in group], model.pad_id)
+        with torch.no_grad():
+            logits = model.logits(batch)[:, :-1].float()
+            expected = batch.ids[:, 1:].to(logits.device)
+            chosen = logits.gather(-1, expected[..., None])[..., 0] - logits.logsumexp(-1)
+        for row, item in enumerate(group):
+            yield chosen[row, : len(sequences[item]) - 1].cpu()
+
+
+def _generate(
+    model: EditableModel, prompts: Sequence[tuple[int, ...]], new_tokens: int
+) -> list[tuple[int, ...]]:
+    """Ids of greedy continuations, cut before the end token."""
+    batch = pad_batch(prompts, model.pad_id, side="left", device=model.device)
+    ends = _end_tokens(model)
+    settings = cast(Any, GenerationConfig)(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        pad_token_id=model.pad_id,
+        eos_token_id=sorted(ends) or None,
+    )
+    generate: Callable[..., Tensor] = cast(Any, model.model).generate
+    with torch.no_grad():
+        output = generate(batch.ids, attention_mask=batch.mask, generation_config=settings)
+    found = []
+    for row in output[:, batch.ids.shape[1] :].tolist():
+        end = next((at for at, token in enumerate(row) if token in ends), len(row))
+        found.append(tuple(row[:end]))
+    return found
+
+
+def _end_tokens(model: EditableModel) -> set[int]:
+    """Ids that end a text, as the model's generation settings say."""
+    settings = cast(Any, model.model).generation_config
+    ends = settings.eos_token_id
+    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+
+def _continuation(model: EditableModel, ids: tuple[int, ...]) -> Continuation:
+    return Continuation(ids, str(model.tokenizer.decode(list(ids), skip_special_tokens=True)))

@@ -1,0 +1,169 @@
+"""What a comparison may say: names are checked, settings are put on top of one another."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from compare_helpers import comparison, values
+
+from langedit.compare.config import CompareConfig
+from langedit.compare.reading import (
+    edit_config,
+    overlay,
+    prefix_language,
+    read_comparison,
+    shipped_comparisons,
+)
+from langedit.compare.streams import plans_of
+from langedit.errors import ConfigError
+
+BAD = [
+    ({"methods": {"langedt": {}}}, r"methods\.langedt: .*did you mean 'langedit'"),
+    ({"methods": {"mine": {"method": "memit-sek"}}}, "did you mean 'memit-seq'"),
+    ({"methods": {"mine": {"base": "langedit"}}}, r"mine\.base: .*got 'langedit'"),
+    ({"methods": {"a": {"base": "b"}, "b": {"base": "a"}}}, "circle"),
+    ({"methods": {}}, "at least one"),
+    ({"methods": {"unedited": {"method": "memit"}}}, "unedited: expected a name that is not taken"),
+    ({"ablations": {"langedit": {}}}, "langedit: expected a name that is not taken"),
+    ({"schedule": "per-batsch"}, "did you mean 'per-batch'"),
+    ({"metrics": ["eficacy"]}, "did you mean 'efficacy'"),
+    ({"languages": ["en", "xq"]}, "expected a known language code"),
+    ({"languages": ["en", "EN"]}, "each once"),
+    ({"batchez": 3}, "did you mean 'batches'"),
+    ({"batches": 0}, "batches: "),
+    ({"seeds": []}, "seeds: "),
+    ({"ablation_seeds": [7]}, "ablation_seeds: expected some of seeds"),
+    ({"reference": "memit"}, "reference: expected one of langedit, memit-seq, got 'memit'"),
+    ({"name": "a/b"}, "expected names of letters"),
+    ({"methods": {"langedit": {"on": {"tinny": {}}}}}, "did you mean 'tiny'"),
+    ({"datasets": {"own": {"files": ["f"], "schedule": "paralel"}}}, "did you mean 'parallel'"),
+    ({"datasets": {"own": {"fils": ["f"]}}}, "did you mean 'files'"),
+    ({"models": {"tiny": {}}}, r"models\.tiny\.source: expected a value"),
+    ({"tune": {"batches": 2, "edits_per_batch": 1, "ranges": {"lngedit": {}}}}, "'langedit'"),
+    ({"tune": {"batches": 2, "edits_per_batch": 1, "ranges": {"common": {"ridge": 1}}}}, "ridge: "),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_what_is_wrong_is_named_with_the_nearest_name(ground, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        comparison(ground, **changes)
+
+
+def test_the_tiny_comparison_is_good(ground):
+    assert comparison(ground).replace(seeds=(1, 2)).seeds == (1, 2)
+
+
+def test_settings_come_from_weak_to_strong(ground):
+    config = comparison(
+        ground,
+        common={"layers": [0], "ridge": 1.0, "null_share": 0.5, "value_steps": 9},
+        models={"tiny": {"source": "tiny", "settings": {"ridge": 2.0, "null_threshold": 0.1}}},
+        methods={
+            "langedit": {"ridge": 3.0, "on": {"tiny": {"value_steps": 7}}},
+            "pooled": {"base": "langedit", "projection": "pooled", "null_share": 0.9},
+            "english": {"base": "pooled", "prefix_language": "en"},
+        },
+    )
+    own = edit_config(config, "langedit", "tiny")
+    assert (own.ridge, own.value_steps, own.null_threshold, own.null_share) == (3.0, 7, 0.1, None)
+    pooled = edit_config(config, "english", "tiny")
+    assert (pooled.method, pooled.projection, pooled.ridge) == ("langedit", "pooled", 3.0)
+    assert (pooled.null_threshold, pooled.null_share) == (None, 0.9)
+    assert [prefix_language(config, label) for label in config.methods] == ["own", "own", "en"]
+
+
+def test_a_wrong_setting_names_method_and_model(ground):
+    config = comparison(ground, methods={"mine": {"method": "memit", "moment_wait": 1}})
+    with pytest.raises(ConfigError, match=r"method mine on model tiny: .*moment_weight"):
+        edit_config(config, "mine", "tiny")
+
+
+def test_the_one_given_last_of_two_alternatives_counts():
+    assert overlay({"relative_ridge": 0.1, "a": 1}, {"ridge": 2}) == {"a": 1, "ridge": 2}
+    both = {"ridge": 1, "relative_ridge": 2}
+    assert overlay({"ridge": 5}, both) == both
+
+
+def test_every_registered_method_can_be_asked_for(ground):
+    config = comparison(ground, every_method=True, methods={"mine": {"method": "memit"}})
+    assert {"mine", "langedit", "alphaedit", "memit", "memit-seq"} <= set(config.all_methods())
+
+
+@pytest.mark.parametrize("name", shipped_comparisons())
+def test_shipped_comparisons_are_valid(name):
+    config = read_comparison(name)
+    assert config.name == name
+    assert config.languages[0] in ("en", "zh")
+    for label in [*config.all_methods(), *config.ablations]:
+        for model in config.models:
+            assert edit_config(config, label, model).method == config.method_of(label)
+    for dataset in config.datasets:
+        assert all(plan.facts_each for plan in plans_of(config, dataset).values())
+
+
+def test_the_paper_has_six_languages_of_400_in_batches_of_100():
+    config = read_comparison("paper-mzsre")
+    (plan,) = plans_of(config, "mzsre").values()
+    assert (len(plan.languages), plan.facts_each, plan.size) == (6, 400, 100)
+    assert edit_config(config, "memit", "llama3-8b").moment_weight == 15000
+    assert edit_config(config, "alphaedit", "gpt-j-6b").layers == (3, 4, 5, 6, 7, 8)
+
+
+def test_an_unknown_shipped_name_and_a_missing_file_are_said(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'quick'"):
+        read_comparison("quik")
+    with pytest.raises(ConfigError, match=r"none\.toml: expected a readable TOML file"):
+        read_comparison(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("batches = 'x'\n")
+    with pytest.raises(ConfigError, match=r"bad\.toml: "):
+        read_comparison(tmp_path / "bad.toml")
+
+
+def test_chosen_settings_take_the_place_of_those_given(tmp_path):
+    (tmp_path / "c.toml").write_text(
+        """
+languages = ["en"]
+batches = 1
+edits_per_batch = 1
+chosen = "best.toml"
+[models.m]
+source = "x"
+[models.n]
+source = "y"
+[methods.alphaedit]
+layers = [0]
+null_share = 0.5
+ridge = 3.0
+on.m.norm_clamp = 2.0
+[ablations.weighed]
+base = "alphaedit"
+corpus_weight = 1.0
+[datasets.atlas]
+"""
+    )
+    best = '[methods.alphaedit]\nchosen = "tried"\n[methods.alphaedit.on.m]\nrelative_ridge = 0.1\n'
+    (tmp_path / "best.toml").write_text(best)
+    config = read_comparison(tmp_path / "c.toml")
+    tuned, other = (edit_config(config, "weighed", name) for name in "mn")
+    assert (tuned.relative_ridge, tuned.norm_clamp, tuned.corpus_weight) == (0.1, 2.0, 1.0)
+    assert (other.relative_ridge, other.ridge) == (None, 3.0)
+    assert config.entry("alphaedit").chosen == "tried"
+    (tmp_path / "best.toml").write_text(best.replace("alphaedit", "alphaedt"))
+    with pytest.raises(ConfigError, match="did you mean 'alphaedit'"):
+        read_comparison(tmp_path / "c.toml")
+
+
+def test_the_example_in_the_docs_is_valid(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "compare.md"
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M)
+    (tmp_path / "mine.toml").write_text(block, encoding="utf-8")
+    config = read_comparison(tmp_path / "mine.toml")
+    assert edit_config(config, "langedit-english", "small").projection == "orthogonal"
+    assert config.tune is not None
+
+
+def test_values_are_not_shared(ground):
+    assert CompareConfig(**values(ground)) == CompareConfig(**values(ground))

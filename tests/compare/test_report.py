@@ -1,0 +1,120 @@
+"""Tables and report: what is bold, what is written, and that figures come from the results."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from compare_helpers import comparison
+from rich.console import Console
+
+from langedit.compare.cells import make_cells
+from langedit.compare.grid import Outcome, run_grid
+from langedit.compare.report import write_report
+from langedit.compare.summary import board_table, boards_of, percent_interval
+from langedit.compare.tidy import rows_of
+from langedit.errors import ConfigError
+from langedit.reporting import percent
+
+COMMAND = "langedit compare tiny.toml --report results.md"
+
+
+@pytest.fixture(scope="module")
+def done(ground, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    config = comparison(
+        ground,
+        seeds=(0, 1),
+        reference="memit-seq",
+        ablations={"english": {"base": "langedit", "prefix_language": "en"}},
+        ablation_seeds=(0,),
+    )
+    return config, run_grid(make_cells(config, folder), folder)
+
+
+@pytest.fixture(scope="module")
+def report(done, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    write_report(*done, folder / "results.md", COMMAND)
+    return folder, (folder / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_report_has_every_part(report):
+    _, text = report
+    for part in ("Against memit-seq", "Ablations", "By language", "Retention", "Settings",
+                 "From language to language", "Time and memory"):  # fmt: skip
+        assert re.search(rf"^#+ {part}$", text, re.MULTILINE), part
+    assert COMMAND in text
+    assert "7 of 7 runs" in text
+
+
+def test_every_figure_is_there_with_its_command(report):
+    folder, text = report
+    links = re.findall(r"!\[[^]]*\]\(([^)]+)\)\n\n[^\n]*Made by `([^`]+)`", text)
+    assert len(links) == text.count("![") == 3
+    for path, command in links:
+        assert (folder / path).read_bytes().startswith(b"\x89PNG")
+        assert command == COMMAND
+
+
+def test_the_tables_say_what_the_results_say(done, report):
+    _, outcomes = done
+    values = [
+        row["value"]
+        for row in rows_of(outcomes)
+        if (row["method"], row["language"], row["metric"]) == ("langedit", "all", "efficacy")
+    ]
+    mean = percent(sum(values) / 2)
+    assert re.search(rf"^\| langedit \| \**{re.escape(mean)} \(", report[1], re.MULTILINE)
+
+
+def test_settings_and_how_they_were_chosen_are_written(report):
+    text = report[1]
+    assert "`null_share` = 0.7" in text
+    row = re.search(r"^\| english .*$", text, re.MULTILINE)
+    assert row
+    assert re.search(r'^\| english \| tiny \|.*`prefix_language` = "en"', text, re.MULTILINE)
+    assert "as declared in the comparison" in text
+
+
+def test_failures_are_in_the_report(done, tmp_path):
+    config, outcomes = done
+    broken = [*outcomes[:-1], Outcome(cell=outcomes[-1].cell, error="no room")]
+    write_report(config, broken, tmp_path / "r.md", COMMAND)
+    text = (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert f"- {outcomes[-1].cell.name}: no room" in text
+    with pytest.raises(ConfigError, match="at least one finished"):
+        write_report(config, [Outcome(cell=outcomes[0].cell)], tmp_path / "r.md", COMMAND)
+    with pytest.raises(ConfigError, match=r"ends in \.md"):
+        write_report(config, outcomes, tmp_path / "r.txt", COMMAND)
+
+
+def with_scores(outcomes, **efficacies):
+    """The outcomes with other efficacies, by method."""
+    changed = []
+    for outcome in outcomes:
+        value = efficacies.get(outcome.cell.method.replace("-", "_"), 0.0)
+        facts = [{**fact, "efficacy": value} for fact in outcome.record["facts"]]
+        changed.append(Outcome(cell=outcome.cell, record={**outcome.record, "facts": facts}))
+    return changed
+
+
+def test_the_best_is_bold_only_where_intervals_part(done):
+    _, outcomes = done
+    (clear,) = boards_of(with_scores(outcomes, langedit=0.9, memit_seq=0.5, english=1.0), 50)
+    assert clear.best("efficacy") == "langedit"  # an ablation is in no contest
+    (level,) = boards_of(with_scores(outcomes, langedit=0.5, memit_seq=0.5), 50)
+    assert level.best("efficacy") is None
+    console = Console(width=200, force_terminal=True, record=True)
+    console.print(board_table(clear))
+    shown = console.export_text(styles=True)
+    assert re.search(r"\x1b\[1m *90\.0 \(90\.0–90\.0\)", shown)
+    assert not re.search(r"\x1b\[1m *50\.0", shown)
+
+
+def test_intervals_in_words():
+    from langedit.compare.intervals import Interval
+
+    assert percent_interval(Interval(0.5, 0.4, 0.6)) == "50.0 (40.0–60.0)"
+    assert percent_interval(Interval(0.01, -0.02, 0.03), sign=True) == "+1.0 (-2.0 to +3.0)"
+    assert percent_interval(None) == "–"

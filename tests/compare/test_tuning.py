@@ -1,0 +1,159 @@
+"""Tuning: the same budget for all, on facts that are never evaluated, and a file that is read."""
+
+from __future__ import annotations
+
+import random
+import tomllib
+
+import pytest
+from compare_helpers import comparison
+
+from langedit.compare.cells import make_cells
+from langedit.compare.config import TuneEntry
+from langedit.compare.figures_of import means_of
+from langedit.compare.grid import Outcome, run_grid
+from langedit.compare.ranges import Range, read_range
+from langedit.compare.reading import edit_config, read_comparison
+from langedit.compare.tuning import best_of, draw_trials, make_trials, results_of, write_chosen
+from langedit.errors import ConfigError
+
+TUNE = {
+    "budget": 3,
+    "batches": 2,
+    "edits_per_batch": 1,
+    "ranges": {
+        "common": {"norm_clamp": [2.0, 4.0]},
+        "langedit": {"null_share": {"low": 0.4, "high": 0.9}},
+        "memit-seq": {"moment_weight": {"low": 0.1, "high": 10.0, "log": True}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def tuned(ground, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuning")
+    config = comparison(ground, tuning_share=0.5, tune=TUNE)
+    trials = make_trials(config, folder)
+    cells = [cell for trial in trials for cell in trial.cells]
+    return config, folder, trials, results_of(trials, run_grid(cells, folder))
+
+
+def test_every_method_has_the_same_budget_and_begins_as_declared(tuned):
+    config, _, trials, _ = tuned
+    numbers = [(trial.method, trial.number) for trial in trials]
+    assert numbers == [(name, n) for name in ("langedit", "memit-seq") for n in range(3)]
+    for trial in trials:
+        own = trial.cells[0].settings
+        declared = edit_config(config, trial.method, "tiny")
+        assert own == declared.replace(**trial.settings)
+        assert (trial.settings == {}) == (trial.number == 0)
+
+
+def test_no_tuning_fact_is_evaluated(tuned):
+    config, folder, trials, _ = tuned
+
+    def subjects(cells):
+        return {fact.id for cell in cells for fact in cell.stream.facts}
+
+    tuning = subjects(cell for trial in trials for cell in trial.cells)
+    evaluation = subjects(make_cells(config, folder))
+    assert tuning
+    assert evaluation
+    assert tuning.isdisjoint(evaluation)
+
+
+def test_the_best_trial_is_the_one_with_the_largest_objective(tuned):
+    *_, results = tuned
+    best = best_of(results)
+    assert set(best) == {"langedit", "memit-seq"}
+    for name, chosen in best.items():
+        own = [result.objective for result in results if result.trial.method == name]
+        assert None not in own
+        assert chosen.objective == max(own)
+
+
+def test_the_objective_is_the_mean_of_the_four_scores(tuned):
+    _, folder, trials, results = tuned
+    (outcome,) = run_grid(trials[1].cells, folder)
+    means = means_of(outcome.record, ("efficacy", "generalization", "specificity"))
+    four = [means[name] for name in ("efficacy", "generalization", "specificity", "first_batch")]
+    assert results[1].objective == pytest.approx(sum(four) / 4)
+
+
+def test_the_file_holds_all_trials_and_is_read_by_a_comparison(tuned, tmp_path):
+    *_, results = tuned
+    write_chosen(results, tmp_path / "chosen.toml", "langedit tune 'x'")
+    found = tomllib.loads((tmp_path / "chosen.toml").read_text(encoding="utf-8"))
+    assert found["command"] == "langedit tune 'x'"
+    assert len(found["trials"]) == 6
+    assert [row["trial"] for row in found["trials"]] == [0, 1, 2] * 2
+    assert all("objective" in row and "efficacy" in row for row in found["trials"])
+    (tmp_path / "c.toml").write_text(
+        """
+languages = ["en"]
+batches = 1
+edits_per_batch = 1
+chosen = "chosen.toml"
+[common]
+layers = [0]
+null_share = 0.5
+[models.tiny]
+source = "tiny"
+[methods.langedit]
+[methods.memit-seq]
+[datasets.atlas]
+"""
+    )
+    chosen = read_comparison(tmp_path / "c.toml")
+    for name, best in best_of(results).items():
+        own = edit_config(chosen, name, "tiny")
+        assert all(getattr(own, key) == value for key, value in best.trial.settings.items())
+        assert "best of 3" in chosen.entry(name).chosen
+
+
+def test_a_failed_trial_has_no_objective_and_is_not_chosen(tuned):
+    _, _, trials, results = tuned
+    outcomes = [Outcome(cell=trial.cells[0], error="broken") for trial in trials]
+    failed = results_of(trials, outcomes)
+    assert [result.objective for result in failed] == [None] * 6
+    assert best_of(failed) == {}
+    assert best_of([failed[0], *results[1:]])["langedit"].trial.number in (1, 2)
+
+
+def test_draws_follow_from_the_seed_and_stay_in_range():
+    tune = TuneEntry(**{**TUNE, "budget": 30})
+    first, again = draw_trials(tune, "memit-seq"), draw_trials(tune, "memit-seq")
+    assert first == again
+    assert len(first) == 30
+    weights = [settings["moment_weight"] for settings in first[1:]]
+    assert all(0.1 <= weight <= 10 for weight in weights)
+    assert 5 < sum(weight < 1 for weight in weights) < 25  # evenly in the logarithm
+    assert draw_trials(TuneEntry(**{**TUNE, "seed": 1}), "memit-seq") != first[:3]
+
+
+def test_a_grid_takes_all_combinations_within_the_budget():
+    ranges = {"common": {"ridge": [1, 2]}, "langedit": {"norm_clamp": [3.0, 4.0]}}
+    tune = TuneEntry(**{**TUNE, "budget": 5, "search": "grid", "ranges": ranges})
+    assert draw_trials(tune, "langedit")[0] == {}
+    assert {tuple(t.values()) for t in draw_trials(tune, "langedit")[1:]} == {
+        (1, 3.0), (1, 4.0), (2, 3.0), (2, 4.0),
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="at most 3 combinations"):
+        draw_trials(tune.model_copy(update={"budget": 4}), "langedit")
+    with pytest.raises(ConfigError, match="needs listed values"):
+        draw_trials(TuneEntry(**{**TUNE, "search": "grid"}), "langedit")
+
+
+def test_ranges():
+    assert Range(low=2, high=9, whole=True).draw(random.Random(0)) in range(2, 10)
+    for wrong in ({"low": 2, "high": 1}, {"low": 0, "high": 1, "log": True}, {"low": 1}, [], 3,
+                  {"low": 0, "high": 1, "lug": True}):  # fmt: skip
+        with pytest.raises(ValueError, match="expected a list of values"):
+            read_range("ridge", wrong)
+
+
+def test_without_a_table_or_facts_for_tuning_it_is_said(ground, tmp_path):
+    with pytest.raises(ConfigError, match=r"a table \[tune\]"):
+        make_trials(comparison(ground), tmp_path)
+    with pytest.raises(ConfigError, match="tuning_share"):
+        make_trials(comparison(ground, tune=TUNE), tmp_path)

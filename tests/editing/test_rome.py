@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from edits import FACTS, LATER, PREFIXES, random_moments, settings
+from oracles_targets import naive_target
+from tiny import FAMILIES, tiny_editable
+
+from langedit.editing import Editor, compute_keys, optimise_targets, prepare_request
+from langedit.editing.keys import lookup_projected
+from langedit.errors import ConfigError
+from langedit.linalg import LowRankUpdate
+
+TOLERANCE = 2e-5  # as in test_targets
+
+
+def editor(family: str = "llama", **changes: object) -> Editor:
+    model = tiny_editable(family)
+    config = settings(method="rome", **{"layers": (1,), **changes})
+    return Editor(model, None, config, random_moments(model, (1,)), PREFIXES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_targets_of_the_projection_follow_the_straightforward_trajectory(family: str) -> None:
+    model, config = tiny_editable(family), settings(layers=(1,))
+    requests = [prepare_request(model, fact, PREFIXES.of(fact.language), config) for fact in FACTS]
+    found = optimise_targets(model, requests, config, site="projection")
+    bare = [request.prompts[0] for request in requests]
+    outputs = lookup_projected(model, bare, 1)
+    for i, request in enumerate(requests):
+        expected = naive_target(model, request, config, site="projection")
+        size = expected.target.norm()
+        assert (found.initial_hidden[i] - outputs[i]).norm() <= TOLERANCE * size
+        assert (found.target_hidden[i] - expected.target).norm() <= TOLERANCE * size
+        ours = [float(part[i]) for part in (found.last.total, found.last.nll, found.last.kl)]
+        assert ours == pytest.approx(expected.losses[-1][:3], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
+def test_the_edited_projection_gives_the_target_exactly(family: str) -> None:
+    edited = editor(family)
+    report = edited.apply(FACTS[:1])
+    assert report.targets is not None
+    assert report.updates[1].rank == 1
+    request = prepare_request(edited.model, FACTS[0], PREFIXES.of("en"), edited.config)
+    output = lookup_projected(edited.model, [request.prompts[0]], 1)
+    torch.testing.assert_close(output, report.targets.target_hidden, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(output, report.targets.initial_hidden, atol=1e-2)
+
+
+def test_a_batch_is_its_facts_one_after_another() -> None:
+    whole, single = editor(), editor()
+    report = whole.apply(FACTS)
+    reports = [single.apply([fact]) for fact in FACTS]
+    update = report.updates[1]
+    assert isinstance(update, LowRankUpdate)
+    assert update.rank == len(FACTS)
+    for i, one in enumerate(reports):
+        assert torch.allclose(update.right[i], one.updates[1].right[0], rtol=1e-4, atol=1e-5)
+        assert torch.allclose(update.left[:, i], one.updates[1].left[:, 0], rtol=1e-2, atol=1e-3)
+    together = optimise_targets(  # control: targets found on unedited weights are others
+        tiny_editable("llama"),
+        [prepare_request(whole.model, f, PREFIXES.of(f.language), whole.config) for f in FACTS],
+        whole.config,
+        site="projection",
+    )
+    assert report.targets is not None
+    assert not torch.allclose(
+        together.target_hidden[-1], report.targets.target_hidden[-1], atol=1e-2
+    )
+
+
+def test_the_update_reads_the_mean_over_contexts() -> None:
+    edited = editor()
+    request = prepare_request(edited.model, FACTS[0], PREFIXES.of("en"), edited.config)
+    keys = compute_keys(edited.model, [[prompt] for prompt in request.prompts], [1])[1].double()
+    moment = random_moments(edited.model, (1,)).layers[1].moment.mean
+    update = edited.apply(FACTS[:1]).updates[1]
+    u = torch.linalg.solve(moment, keys.mean(dim=0))
+    expected = (u / torch.dot(u, keys[0])).float()
+    torch.testing.assert_close(update.right[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_given_targets_are_taken_as_they_are() -> None:
+    one, other = editor(), editor()
+    targets = one.apply(FACTS).targets
+    assert targets is not None
+    report = other.apply(FACTS, target_hidden=targets.target_hidden)
+    assert report.targets is None
+    weights = (edited.model.read_weight(1) for edited in (one, other))
+    assert torch.allclose(*weights, atol=1e-5)
+
+
+def test_earlier_edits_are_felt_and_measured() -> None:
+    edited = editor()
+    edited.apply(FACTS)
+    report = edited.apply(LATER)
+    assert report.independence_max is not None
+    assert report.independence_max > 1e-3
+
+
+def test_several_layers_are_refused() -> None:
+    with pytest.raises(ConfigError, match="rome edits one layer, got 0, 1"):
+        settings(method="rome")
+    with pytest.raises(ConfigError, match="rome edits one layer, got 0, 2"):
+        settings(method="rome", layers=(0, 1, 2), spread="ends")
