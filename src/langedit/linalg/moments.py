@@ -76,6 +76,10 @@ class SecondMoment:
         theirs = other.mean.to(self.mean.device, torch.float64) * (other.count / count)
         return SecondMoment(count=count, mean=mine + theirs)
 
+    def with_spectrum(self, spectrum: Spectrum | None) -> SecondMoment:
+        """Return the same moment with its eigendecomposition at hand, or without it."""
+        return SecondMoment(count=self.count, mean=self.mean, spectrum=spectrum)
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SecondMoment:

@@ -45,8 +45,7 @@ class ClosedForm(ABC):
         """Find the targets, spread what is missing over the layers, and remember the keys."""
         with job.timed("targets"):
             targets, target_hidden = job.find_targets()
-        with job.timed("solve"):
-            edits = self.spread(job, target_hidden)
+        edits = self.spread(job, target_hidden)
         with job.timed("advance"):
             states = {
                 layer: self.advance(job.states[layer], edit.keys) for layer, edit in edits.items()
@@ -73,7 +72,9 @@ class ClosedForm(ABC):
         walk = LayerWalk(job.model, contexts, layers[-1], max_tokens=limit)
         edits = {}
         for done, layer in enumerate(layers):
-            keys, hidden = walk.read(layer)
-            residuals = (target_hidden.to(hidden) - hidden) / (len(layers) - done)
-            edits[layer] = job.add(layer, keys, self.solve(job.states[layer], keys, residuals))
+            with job.timed("keys"):
+                keys, hidden = walk.read(layer)
+            with job.timed("solve"):
+                residuals = (target_hidden.to(hidden) - hidden) / (len(layers) - done)
+                edits[layer] = job.add(layer, keys, self.solve(job.states[layer], keys, residuals))
         return edits

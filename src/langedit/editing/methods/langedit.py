@@ -73,7 +73,9 @@ class LangEdit(ClosedForm):
         projector = self.cut.of(moment)
         ridge = self.ridge.of(moment, projector)
         if self.projection != "orthogonal":
-            return LayerState.begin(moment, moment=moment, projector=projector, ridge=ridge)
+            return LayerState.begin(
+                moment, moment=moment.with_spectrum(None), projector=projector, ridge=ridge
+            )
         solver = None
         if self.corpus_weight:
             solver = MomentSolver.from_projected(projector, moment, self.corpus_weight, ridge=ridge)
