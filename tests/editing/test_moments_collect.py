@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import tiny
 import torch
 from golden import RUNS, GoldenRun, distance
 from torch import Tensor
 
+from langedit.editing import Moments
+from langedit.editing.angles import AngleGoal
 from langedit.editing.collect import collect_moments
 from langedit.editing.corpus import CorpusFingerprint
 from langedit.errors import ConfigError, ModelError, MomentsError, NumericalError
@@ -75,6 +79,7 @@ def test_padding_and_batches_make_no_difference() -> None:
 
 def test_the_pass_stops_after_the_last_layer_asked_for() -> None:
     model = tiny.tiny_editable()
+    assert model.can_pack(1)  # what is run to find that out comes first
     ran: list[int] = []
     for number in range(3):
         model.layer(number).register_forward_pre_hook(lambda *_, n=number: ran.append(n))
@@ -195,3 +200,54 @@ def test_recorded_second_moments(name: str) -> None:
     for number, layer in moments.layers.items():
         assert layer.moment.count == run.spec["second_moment_counts"][str(number)]
         assert distance(layer.moment.mean, recorded[f"layer{number}/second_moment"]) <= 2e-6
+
+
+def test_halves_are_dealt_by_language_and_their_angle_is_kept(tmp_path) -> None:
+    model = tiny.tiny_editable()
+    corpus = [(language, f"{text} {n}") for n in range(40) for language, text in CORPUS[:6:2]]
+    looks: list[int] = []
+    goal = AngleGoal(degrees=1e-6, null_share=0.5, on_look=lambda tokens, _: looks.append(tokens))
+    moments = collect_moments(model, corpus, [0, 1], until=goal, batch_tokens=200)
+    plain = collect_moments(model, corpus, [0, 1], batch_tokens=200)
+    assert len(looks) > 2
+    assert looks[-1] == moments.layers[0].moment.count
+    assert all(later >= 1.5 * earlier for earlier, later in pairwise(looks[:-1]))
+    # the halves, made by hand: every other text of each language
+    parts = [
+        [pair for own in ("en", "de", "es") for pair in [p for p in corpus if p[0] == own][half::2]]
+        for half in (0, 1)
+    ]
+    halves = [collect_moments(model, part, [0, 1]).layers for part in parts]
+    for layer, own in moments.layers.items():
+        expected = goal.measure(halves[0][layer].moment, halves[1][layer].moment)
+        assert own.angle is not None
+        assert own.angle.degrees == pytest.approx(expected.degrees, rel=1e-2)
+        assert own.angle.tokens == expected.tokens
+        torch.testing.assert_close(
+            own.moment.mean, plain.layers[layer].moment.mean, rtol=1e-10, atol=1e-12
+        )
+        assert plain.layers[layer].angle is None
+    moments.save(tmp_path)
+    again = Moments.load(tmp_path)
+    assert again.layers[0].angle == moments.layers[0].angle
+
+
+def test_collecting_stops_when_the_angle_is_small_enough() -> None:
+    model = tiny.tiny_editable()
+    corpus = [("en", CORPUS[n % 3][1]) for n in range(400)]
+    goal = AngleGoal(degrees=30.0, null_share=0.5)
+    moments = collect_moments(model, corpus, [1], until=goal, batch_tokens=100)
+    count = sum(len(model.tokenizer(text)["input_ids"]) for _, text in corpus)
+    assert moments.layers[1].moment.count < count
+    angle = moments.layers[1].angle
+    assert angle is not None
+    assert angle.degrees < 30.0
+    assert angle.tokens == moments.layers[1].moment.count
+
+
+@pytest.mark.parametrize(
+    "settings", [{"degrees": 0.0, "null_share": 0.5}, {"degrees": 5.0}, {"degrees": 90.0}]
+)
+def test_goals_out_of_range(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="angle"):
+        AngleGoal(**settings)

@@ -153,7 +153,7 @@ def test_forbidden_directions_equal_an_extended_projector(count: int) -> None:
     forbidden = extended.basis[:, p.projector.rank :]
     assert forbidden.shape[1] == count
     solver = MomentSolver.from_projected(p.projector, p.moment, 3.0, ridge=0.1)
-    found = solver.update(p.keys, p.residuals, history=p.history, forbidden=forbidden)
+    found = solver.within(extended).update(p.keys, p.residuals, history=p.history)
     expected = oracles.alphaedit(
         extended.dense(), p.keys.T, p.residuals.T, 0.1, p.S, p.moment.mean, 3.0
     )
@@ -168,9 +168,7 @@ def test_forbidden_directions_without_a_projector() -> None:
     p = Problem()
     nothing = NullSpaceProjector.empty(D_IN)
     forbidden = nothing.extend(randn(3, D_IN, seed=9), 1e-9)
-    found = MomentSolver.from_moment(p.moment, 3.0).update(
-        p.keys, p.residuals, forbidden=forbidden.basis
-    )
+    found = MomentSolver.from_moment(p.moment, 3.0).within(forbidden).update(p.keys, p.residuals)
     weighed = projected_update(
         forbidden, p.keys, p.residuals, ridge=1e-13, moment=p.moment, moment_weight=3.0
     )

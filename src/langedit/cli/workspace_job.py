@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from langedit.cli.load import load_named
@@ -97,6 +97,8 @@ def init_workspace(options: InitOptions) -> None:
     moments = read_moments(
         options.moments, config.edited_layers, model=source.source, revision=source.revision
     )
+    # A kept decomposition may be of another machine; later runs make theirs from the moments alone.
+    moments = replace(moments, folder=None)
     prefixes = None if options.prefixes is None else Prefixes.load(options.prefixes)
     model = _load(source, config.structure)
     with progress("measuring the unedited model"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,6 +17,7 @@ from langedit.editing.targets import Targets, optimise_targets
 from langedit.errors import NumericalError
 from langedit.linalg import DenseUpdate, Update, row_major
 from langedit.models import EditableModel
+from langedit.profiler import Profiler, timed
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
@@ -72,6 +72,7 @@ class BatchJob:
         weights: layer -> (d_out, d_in) weight so far, not rounded to the model's precision.
         given: (n, d_model) targets known from an earlier run; `None`: find them.
         seconds: stage -> wall-clock seconds, filled by `timed`.
+        profiler: also told of the stages, if there is one.
     """
 
     model: EditableModel
@@ -82,13 +83,13 @@ class BatchJob:
     weights: Mapping[int, Tensor]
     given: Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    profiler: Profiler | None = None
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to a stage: "prepare", "targets", "solve" or "advance"."""
-        start = perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
+        """Add what is spent inside to "prepare", "targets", "keys", "solve" or "advance"."""
+        with timed(self.seconds, stage, self.profiler):
+            yield
 
     def find_targets(
         self, site: Literal["layer", "projection"] = "layer"

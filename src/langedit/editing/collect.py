@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from langedit.editing.angles import AngleGoal, AngleWatch
 from langedit.editing.corpus import CorpusFingerprint
-from langedit.editing.moments import LayerMoment, Moments
+from langedit.editing.key_pool import KeyPool
+from langedit.editing.layout import TokenLayout, lay_out
+from langedit.editing.moments import Moments
 from langedit.errors import ConfigError, ModelError, MomentsError
-from langedit.linalg import MomentAccumulator
-from langedit.models import EditableModel, Recorder, pad_batch
+from langedit.models import EditableModel, Recorder
+from langedit.profiler import Profiler, timed
 
-# Batches' worth of tokens that are sorted by length together.
+# Batches' worth of tokens that are laid out together.
 _WINDOW = 16
 
 
@@ -30,6 +34,8 @@ def collect_moments(
     seed: int = 0,
     max_length: int | None = None,
     progress: Callable[[int], None] | None = None,
+    until: AngleGoal | None = None,
+    profiler: Profiler | None = None,
 ) -> Moments:
     """Stream a corpus through the model and return `mean(k kᵀ)` of the keys of each layer.
 
@@ -49,6 +55,9 @@ def collect_moments(
         seed: Of the draw.
         max_length: Cut texts at so many tokens, when that is less than the model's own bound.
         progress: Called after each batch with the number of tokens done.
+        until: Stop when the null space is known as well as this asks for. Texts of each language
+            are then dealt to two halves in turn, whose null spaces are compared now and then.
+        profiler: Is told of the stages "forward", "moments" and "angle".
 
     Raises:
         ConfigError: When a number is out of range or no layer is given.
@@ -64,21 +73,41 @@ def collect_moments(
     identity = model.identity()
     fingerprint = CorpusFingerprint()
     texts = _tokenise(model, corpus, fingerprint, _text_limit(model, max_length), max_tokens)
-    pool = _KeyPool(model, wanted, sample, seed)
-    for batch in _batches(texts, batch_tokens):
-        padded = pad_batch([ids for _, ids in batch], model.pad_id)
-        with torch.no_grad(), Recorder(model.model, inputs=names, stop_after=names[-1]) as record:
-            model.run(padded)
-        pool.add([_real_rows(record.inputs[name], padded.mask) for name in names])
-        for language, ids in batch:
-            pool.counts[language] += len(ids)
+    pool = KeyPool(model, wanted, sample, seed, halves=until is not None)
+    watch = None if until is None else AngleWatch(until, model.structure.d_in)
+    seconds: dict[str, float] = {}
+    for window, layout in _layouts(model, texts, batch_tokens):
+        recorder = Recorder(model.model, inputs=names, stop_after=names[-1])
+        with timed(seconds, "forward", profiler), torch.no_grad(), recorder:
+            model.model(**layout.inputs(model))
+        with timed(seconds, "moments", profiler):
+            keys = [_real_rows(recorder.inputs[name], layout.mask) for name in names]
+            pool.add(keys, _second_half(window, layout))
+        for member in layout.members:
+            pool.counts[window[member].language] += len(window[member].ids)
+        done = pool.counts.total()
         if progress is not None:
-            progress(pool.counts.total())
+            progress(done)
+        if watch is not None and watch.is_due(done):
+            with timed(seconds, "angle", profiler):
+                reached = watch.look(done, pool.both_halves())
+            if reached:
+                break
     if not pool.counts:
         raise MomentsError(
             "corpus: expected at least one token, got none; check the files and the token budget"
         )
-    return Moments(layers=pool.result(), identity=identity, corpus=fingerprint.hexdigest())
+    angles = {} if watch is None else watch.last(pool.counts.total(), pool.both_halves)
+    return Moments(layers=pool.result(angles), identity=identity, corpus=fingerprint.hexdigest())
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Token ids of a text; `second` deals the texts of each language to two halves in turn."""
+
+    language: str
+    ids: list[int]
+    second: bool
 
 
 def _real_rows(keys: Tensor, mask: Tensor) -> Tensor:
@@ -89,46 +118,12 @@ def _real_rows(keys: Tensor, mask: Tensor) -> Tensor:
     return keys.flatten(0, -2)[mask.flatten().bool().to(keys.device)]
 
 
-class _KeyPool:
-    """Sums, sample and counts while the corpus streams by."""
-
-    def __init__(self, model: EditableModel, layers: list[int], sample: int, seed: int) -> None:
-        self.counts: Counter[str] = Counter()
-        self._names = {layer: model.weight_name(layer) for layer in layers}
-        width = model.structure.d_in
-        self._sums = [
-            MomentAccumulator(width, next(model.projection(layer).parameters()).device)
-            for layer in layers
-        ]
-        self._size = sample
-        self._generator = torch.Generator().manual_seed(seed)
-        self._priorities = torch.zeros(0, dtype=torch.float64)
-        self._samples = [torch.zeros(0, width) for _ in layers]
-
-    def add(self, keys: list[Tensor]) -> None:
-        """Add the keys `(n, d_in)` of the same tokens in every layer."""
-        for total, rows in zip(self._sums, keys, strict=True):
-            total.add(rows)
-        # A uniform sample without replacement: the tokens with the largest random priorities.
-        drawn = torch.rand(len(keys[0]), generator=self._generator, dtype=torch.float64)
-        candidates = torch.cat([self._priorities, drawn])
-        kept = candidates.topk(min(self._size, len(candidates))).indices
-        fresh = kept >= len(self._priorities)
-        new_rows = kept[fresh] - len(self._priorities)
-        for index, rows in enumerate(keys):
-            merged = torch.empty(len(kept), rows.shape[1])
-            merged[~fresh] = self._samples[index][kept[~fresh]]
-            merged[fresh] = rows[new_rows.to(rows.device)].to("cpu", torch.float32)
-            self._samples[index] = merged
-        self._priorities = candidates[kept]
-
-    def result(self) -> dict[int, LayerMoment]:
-        counts = dict(sorted(self.counts.items()))
-        parts = zip(self._names.items(), self._sums, self._samples, strict=True)
-        return {
-            layer: LayerMoment(moment=total.result(), sample=rows, counts=counts, weight_name=name)
-            for (layer, name), total, rows in parts
-        }
+def _second_half(window: list[_Text], layout: TokenLayout) -> Tensor:
+    """(tokens,) bool, which tokens of a layout are of texts of the second half."""
+    second = torch.zeros(layout.ids.shape, dtype=torch.bool)
+    for member, row, columns in zip(layout.members, layout.rows, layout.columns, strict=True):
+        second[row, list(columns)] = window[member].second
+    return second[layout.mask.bool()]
 
 
 def _check_settings(
@@ -168,9 +163,10 @@ def _tokenise(
     fingerprint: CorpusFingerprint,
     limit: int | None,
     max_tokens: int | None,
-) -> Iterator[tuple[str, list[int]]]:
-    """Yield `(language, ids)` of the texts that are used, and count those into the fingerprint."""
+) -> Iterator[_Text]:
+    """Yield the texts that are used, and count those into the fingerprint."""
     left = max_tokens
+    seen: Counter[str] = Counter()
     for language, text in corpus:
         ids = list(model.tokenizer(text, verbose=False)["input_ids"])[:limit]
         if left is not None:
@@ -178,31 +174,28 @@ def _tokenise(
             left -= len(ids)
         if ids:
             fingerprint.add(language, text)
-            yield language, ids
+            yield _Text(language, ids, bool(seen[language] % 2))
+            seen[language] += 1
         if left == 0:
             return
 
 
-def _batches(
-    texts: Iterator[tuple[str, list[int]]], batch_tokens: int
-) -> Iterator[list[tuple[str, list[int]]]]:
-    """Cut the stream into batches of like length whose padded size is within `batch_tokens`."""
+def _layouts(
+    model: EditableModel, texts: Iterator[_Text], batch_tokens: int
+) -> Iterator[tuple[list[_Text], TokenLayout]]:
+    """Cut the stream into windows, and each into rectangles without waste: window, rectangle."""
     while window := _take_window(texts, _WINDOW * batch_tokens):
-        window.sort(key=lambda item: len(item[1]), reverse=True)
-        while window:
-            rows = max(1, batch_tokens // len(window[0][1]))
-            yield window[:rows]
-            window = window[rows:]
+        sequences = [text.ids for text in window]
+        for layout in lay_out(model, sequences, batch_tokens, share=False):
+            yield window, layout
 
 
-def _take_window(
-    texts: Iterator[tuple[str, list[int]]], tokens: int
-) -> list[tuple[str, list[int]]]:
-    window: list[tuple[str, list[int]]] = []
+def _take_window(texts: Iterator[_Text], tokens: int) -> list[_Text]:
+    window: list[_Text] = []
     while tokens > 0:
         taken = list(islice(texts, 1))
         if not taken:
             break
         window += taken
-        tokens -= len(taken[0][1])
+        tokens -= len(taken[0].ids)
     return window

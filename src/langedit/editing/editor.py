@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Self
 
 from torch import Tensor
@@ -26,6 +26,7 @@ from langedit.editing.state import EditorState, stored_digest, weights_digest
 from langedit.errors import FactError, LangEditError, NumericalError
 from langedit.facts import Fact, check_batch
 from langedit.models import EditableModel, dequantise_projections, load_model, require_savable
+from langedit.profiler import Profiler, timed
 
 
 class Editor:
@@ -46,6 +47,8 @@ class Editor:
         config: EditConfig,
         moments: Moments,
         prefixes: Prefixes | None = None,
+        *,
+        profiler: Profiler | None = None,
     ) -> None:
         """Prepare a model for editing.
 
@@ -57,6 +60,7 @@ class Editor:
             moments: second moments of this very model at the edited layers.
             prefixes: context prefixes of every language to be edited. `None`: the model writes
                 those of a language when its first fact comes, from `config.seed`.
+            profiler: is told of every stage.
 
         Raises:
             ConfigError: a layer is out of range, or no tokenizer is given.
@@ -70,10 +74,10 @@ class Editor:
         self._identity = require_identity(self.model, moments)
         self.dequantised = dequantise_projections(self.model, config.edited_layers)
         self._method = find_method(config.method).from_config(config)
-        self._start = EditorState.first(
-            first_layer_states(self.model, self._method, moments, config.edited_layers),
-            prefixes if prefixes is not None else Prefixes({}),
-        )
+        self._profiler = profiler
+        with timed({}, "open", profiler):
+            states = first_layer_states(self.model, self._method, moments, config.edited_layers)
+        self._start = EditorState.first(states, prefixes if prefixes is not None else Prefixes({}))
         self._state = self._start
         self._prefixes_given = prefixes is not None
         self._samples = {layer: moments.layers[layer].sample for layer in config.edited_layers}
@@ -93,6 +97,7 @@ class Editor:
         revision: str | None = None,
         dtype: str = "auto",
         device_map: str | None = None,
+        profiler: Profiler | None = None,
     ) -> Self:
         """Load a model and prepare it for editing.
 
@@ -104,6 +109,7 @@ class Editor:
             revision: of a hub model.
             dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
             device_map: as in transformers.
+            profiler: as for the constructor.
 
         Raises:
             ModelError: the checkpoint cannot be loaded.
@@ -119,7 +125,7 @@ class Editor:
         config.check_depth(model.structure.n_layers)
         if not isinstance(moments, Moments):
             moments = Moments.load(moments, layers=config.edited_layers)
-        return cls(model, None, config, moments, prefixes)
+        return cls(model, None, config, moments, prefixes, profiler=profiler)
 
     @property
     def reports(self) -> tuple[BatchReport, ...]:
@@ -187,15 +193,15 @@ class Editor:
             edit = self._method.edit(job)
             used = {fact.language: prefixes.of(fact.language) for fact in batch}
             state = self._state.after(edit.states, row_languages(batch, rows), used)
-            report = measure_batch(
-                batch, rows, edit, self._state, state, self._samples, job.seconds
-            )
+            with timed(job.seconds, "report", self._profiler):
+                report = measure_batch(batch, rows, edit, self._state, state, self._samples)
         except BaseException:
             self._write(self._weights)
             raise
         self._earlier = self._state, digest
         self._state = state
         self._weights = {layer: own.after for layer, own in edit.layers.items()}
+        report = replace(report, seconds=job.seconds)
         self._reports = (*self._reports, report)
         return report
 
@@ -300,12 +306,13 @@ class Editor:
         self, facts: Sequence[Fact], given: Tensor | None
     ) -> tuple[Prefixes, BatchJob, tuple[int, ...]]:
         """Prefixes, the encoded batch, and for each fact its row in it."""
-        start = perf_counter()
-        prefixes = self._prefixes_for(facts)
-        requests = [
-            prepare_request(self.model, fact, prefixes.of(fact.language), self.config)
-            for fact in facts
-        ]
+        seconds: dict[str, float] = {}
+        with timed(seconds, "prepare", self._profiler):
+            prefixes = self._prefixes_for(facts)
+            requests = [
+                prepare_request(self.model, fact, prefixes.of(fact.language), self.config)
+                for fact in facts
+            ]
         rows = tuple(range(len(requests)))
         if self.config.merge_shared:
             requests, rows = merge_shared(requests)
@@ -317,7 +324,8 @@ class Editor:
             base=self._base,
             weights=self._weights,
             given=given,
-            seconds={"prepare": perf_counter() - start},
+            seconds=seconds,
+            profiler=self._profiler,
         )
         return prefixes, job, rows
 

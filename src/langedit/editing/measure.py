@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -24,9 +23,8 @@ def measure_batch(
     before: EditorState,
     after: EditorState,
     samples: Mapping[int, Tensor],
-    seconds: Mapping[str, float],
 ) -> BatchReport:
-    """The report of a batch.
+    """The report of a batch, without times.
 
     Args:
         facts: the batch.
@@ -35,9 +33,7 @@ def measure_batch(
         before: state before the batch.
         after: state after it.
         samples: layer -> (m, d_in) keys of the corpus.
-        seconds: time of the stages so far; that of the measurement is added as "report".
     """
-    start = perf_counter()
     independence, corpus, ranks, norms = {}, {}, {}, {}
     for layer, own in edit.layers.items():
         past = before.layers[layer].history
@@ -61,7 +57,7 @@ def measure_batch(
         corpus_change=corpus,
         ranks=ranks,
         norms=norms,
-        seconds={**seconds, "report": perf_counter() - start},
+        seconds={},
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from langedit.editing.tensor_file import TensorFileKind, read_tensor_file, write_tensor_file
 from langedit.errors import MomentsError
+from langedit.linalg import NullSpaceAngle
 from langedit.models import ModelIdentity
 
 FORMAT = "langedit-moments-1"
@@ -39,6 +40,7 @@ class LayerHeader:
         revision: Revision of the model asked for, if any.
         source: Hub id or folder of the model.
         corpus: Fingerprint of the texts.
+        angle: Between the null spaces of two halves of the tokens, where it was measured.
     """
 
     layer: int
@@ -49,6 +51,7 @@ class LayerHeader:
     revision: str | None
     source: str
     corpus: str
+    angle: NullSpaceAngle | None = None
 
     @property
     def identity(self) -> ModelIdentity:
@@ -120,4 +123,6 @@ def _encode(header: LayerHeader, dtype: torch.dtype) -> dict[str, str]:
 
 def _decode(metadata: Mapping[str, str]) -> LayerHeader:
     """Rebuild the header; the checksum has shown that it is as it was written."""
-    return LayerHeader(**json.loads(metadata["header"]))
+    fields = json.loads(metadata["header"])
+    angle = fields.pop("angle", None)  # files of before have none
+    return LayerHeader(**fields, angle=None if angle is None else NullSpaceAngle(**angle))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from langedit.editing import moment_files
 from langedit.errors import MomentsError, NumericalError
-from langedit.linalg import SecondMoment
+from langedit.linalg import NullSpaceAngle, SecondMoment
 from langedit.models import ModelIdentity
 
 
@@ -29,6 +29,7 @@ class LayerMoment:
         sample: `(m, d_in)` float32, keys drawn uniformly from the same tokens, in random order.
         counts: Tokens by language code; they add up to `moment.count`.
         weight_name: The edited weight in the model's state dict, if known.
+        angle: How well the tokens determine the null space, where that was measured.
 
     Raises:
         MomentsError: When widths or counts contradict one another.
@@ -38,6 +39,7 @@ class LayerMoment:
     sample: Tensor
     counts: Mapping[str, int]
     weight_name: str | None = None
+    angle: NullSpaceAngle | None = None
 
     def __post_init__(self) -> None:
         width = self.moment.width
@@ -73,7 +75,7 @@ class LayerMoment:
         languages = sorted(self.counts.keys() | other.counts.keys())
         counts = {name: self.counts.get(name, 0) + other.counts.get(name, 0) for name in languages}
         sample = _merge_samples(self, other)
-        return replace(self, moment=moment, sample=sample, counts=counts)
+        return replace(self, moment=moment, sample=sample, counts=counts, angle=None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,11 +87,13 @@ class Moments:
         identity: The model whose keys these are.
         corpus: Fingerprint of the texts; of merged results the sorted fingerprints joined
             by `+`.
+        folder: Where they were read from, if anywhere; what follows from them may be kept there.
     """
 
     layers: Mapping[int, LayerMoment]
     identity: ModelIdentity
     corpus: str
+    folder: Path | None = None
 
     def merge(self, other: Moments) -> Moments:
         """Return the moments over both corpora; commutes.
@@ -112,7 +116,7 @@ class Moments:
             )
         layers = {i: layer.merge(other.layers[i]) for i, layer in self.layers.items()}
         corpus = "+".join(sorted(mine + theirs))
-        return replace(self, layers=layers, corpus=corpus)
+        return replace(self, layers=layers, corpus=corpus, folder=None)
 
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write one file a layer; each appears complete or not at all.
@@ -140,6 +144,7 @@ class Moments:
                     revision=self.identity.revision,
                     source=self.identity.source,
                     corpus=self.corpus,
+                    angle=layer.angle,
                 ),
             )
 
@@ -167,7 +172,7 @@ class Moments:
         if not found:
             raise MomentsError(f"{root}: expected at least one layer, none was asked for")
         paths = {number: moment_files.layer_path(root, number) for number in found}
-        return cls.load_files(paths, expect)
+        return replace(cls.load_files(paths, expect), folder=root)
 
     @classmethod
     def load_files(cls, paths: Mapping[int, Path], expect: ModelIdentity | None = None) -> Moments:
@@ -214,6 +219,7 @@ def _build_layer(
             sample=tensors["sample"],
             counts=header.counts,
             weight_name=header.weight_name,
+            angle=header.angle,
         )
     except (NumericalError, MomentsError) as error:
         raise MomentsError(f"{path}: {error}") from error

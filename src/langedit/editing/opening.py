@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from langedit.editing.config import EditConfig
 from langedit.editing.methods import LayerState, Method
 from langedit.editing.moments import Moments
+from langedit.editing.spectra import with_spectrum
 from langedit.errors import ConfigError, MomentsError
 from langedit.linalg import SecondMoment
 from langedit.models import EditableModel, ModelIdentity, find_structure
@@ -74,13 +75,16 @@ def first_layer_states(
                 f"moments of layer {layer}: expected width {model.structure.d_in}, got "
                 f"{corpus.width}: they belong to another model"
             )
-        states[layer] = method.start(layer, _near_weight(model, layer, corpus))
+        near = _near_weight(model, layer, corpus)
+        if method.needs_null_space and moments.folder is not None:
+            near = with_spectrum(near, moments.folder, layer)
+        states[layer] = method.start(layer, near)
     return states
 
 
 def _near_weight(model: EditableModel, layer: int, corpus: SecondMoment) -> SecondMoment:
     """The moment where the solves should run: with the weight, but where float64 exists."""
-    device = model.read_weight(layer).device
+    device = next(model.projection(layer).parameters()).device
     if device.type == "mps":
         device = torch.device("cpu")
-    return SecondMoment(count=corpus.count, mean=corpus.mean.to(device))
+    return corpus.to(device)

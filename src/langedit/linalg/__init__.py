@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from langedit.linalg.angles import NullSpaceAngle, principal_angles
 from langedit.linalg.compression import Compression, compress_update, key_metric
 from langedit.linalg.moments import MomentAccumulator, SecondMoment, gram
 from langedit.linalg.projector import NullSpaceProjector, null_fraction
 from langedit.linalg.regularise import keep_largest, spectral_excess
 from langedit.linalg.running_moment import CORPUS_WEIGHT, pooled_moment, released_moment
 from langedit.linalg.solves import MomentSolver, memit_update, projected_update, rome_update
+from langedit.linalg.spectrum import Spectrum
 from langedit.linalg.stored_updates import keep_edits, row_major, update_from, update_tensors
 from langedit.linalg.updates import DenseUpdate, LowRankUpdate, Update
 
@@ -18,8 +20,10 @@ __all__ = [
     "LowRankUpdate",
     "MomentAccumulator",
     "MomentSolver",
+    "NullSpaceAngle",
     "NullSpaceProjector",
     "SecondMoment",
+    "Spectrum",
     "Update",
     "compress_update",
     "gram",
@@ -29,6 +33,7 @@ __all__ = [
     "memit_update",
     "null_fraction",
     "pooled_moment",
+    "principal_angles",
     "projected_update",
     "released_moment",
     "rome_update",

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from langedit.errors import NumericalError
 from langedit.linalg.checks import check_rows, require_finite, require_rows
+from langedit.linalg.spectrum import Spectrum
 
 # Rows that enter one float32 product in compensated mode; bounds the error inside the product.
 _COMPENSATED_BLOCK = 256
+# Columns in one panel of a symmetric product.
+_PANEL = 256
 _SYMMETRY_TOLERANCE = 1e-5
 
 
@@ -22,6 +25,7 @@ class SecondMoment:
     Attributes:
         count: Number of keys behind the mean, above zero.
         mean: `(d, d)` symmetric, float64 or float32.
+        spectrum: Its eigendecomposition, where that is at hand.
 
     Raises:
         NumericalError: When the mean is not a finite symmetric square matrix with a count.
@@ -29,6 +33,7 @@ class SecondMoment:
 
     count: int
     mean: Tensor
+    spectrum: Spectrum | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.mean.shape)
@@ -71,19 +76,29 @@ class SecondMoment:
         theirs = other.mean.to(self.mean.device, torch.float64) * (other.count / count)
         return SecondMoment(count=count, mean=mine + theirs)
 
+    def with_spectrum(self, spectrum: Spectrum | None) -> SecondMoment:
+        """Return the same moment with its eigendecomposition at hand, or without it."""
+        return SecondMoment(count=self.count, mean=self.mean, spectrum=spectrum)
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SecondMoment:
         """Return the same moment on another device or in another precision."""
-        return SecondMoment(count=self.count, mean=self.mean.to(device=device, dtype=dtype))
+        spectrum = self.spectrum
+        return SecondMoment(
+            count=self.count,
+            mean=self.mean.to(device=device, dtype=dtype),
+            spectrum=None if spectrum is None else spectrum.to(device or self.mean.device),
+        )
 
 
 class MomentAccumulator:
     """Streams keys into a `SecondMoment`.
 
-    Sums are kept in float64. Where a device has none (Apple's MPS), or when asked to, they are
-    kept as an unevaluated pair of float32 matrices, `sum + error`, by Knuth's TwoSum; products
-    are then taken over small blocks of rows so that their own rounding stays small.
+    Sums are kept in float64, of which only the lower triangle is computed. Where a device has none
+    (Apple's MPS), or when asked to, they are kept as an unevaluated pair of float32 matrices,
+    `sum + error`, by Knuth's TwoSum; products are then taken over small blocks of rows so that
+    their own rounding stays small.
 
     Args:
         d: Width of the keys.
@@ -120,7 +135,9 @@ class MomentAccumulator:
         check_rows("keys", rows, self.width)
         keys = rows.detach().to(self.device, self._sum.dtype)
         if self._error is None:
-            self._sum.addmm_(keys.T, keys)
+            for end in range(_PANEL, self.width + _PANEL, _PANEL):
+                panel = keys[:, end - _PANEL : end]
+                self._sum[end - _PANEL : end, :end].addmm_(panel.T, keys[:, :end])
         else:
             for block in torch.split(keys, _COMPENSATED_BLOCK):
                 self._add_compensated(block.T @ block)
@@ -156,8 +173,10 @@ class MomentAccumulator:
         total = self._sum.cpu().to(torch.float64)
         if self._error is not None:
             total = total + self._error.cpu().to(torch.float64)
-        mean = total / self.count
-        return SecondMoment(count=self.count, mean=(mean + mean.T) / 2)
+            total = (total + total.T) / 2
+        else:
+            total = total.tril() + total.tril(-1).T
+        return SecondMoment(count=self.count, mean=total / self.count)
 
     def _add_compensated(self, term: Tensor) -> None:
         """Knuth's TwoSum: `sum + term` exactly, its rounding error kept in `_error`."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from langedit.errors import ConfigError, NumericalError
 from langedit.linalg.checks import require_positive, require_rows
+from langedit.linalg.growing import GrowingRows
 from langedit.linalg.moments import SecondMoment
+from langedit.linalg.spectrum import Spectrum
 
 # Householder methods leave about 1e-14; float32 or a basis that is not one leaves far more.
 _ORTHONORMAL_TOLERANCE = 1e-10
 # Below this a direction consists of float64 rounding and cannot be told from noise.
-_SMALLEST_TOLERANCE = 1e-13
+SMALLEST_TOLERANCE = 1e-13
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +36,7 @@ class NullSpaceProjector:
 
     basis: Tensor
     threshold: float | None = None
+    _grown: GrowingRows | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         shape = tuple(self.basis.shape)
@@ -64,7 +67,7 @@ class NullSpaceProjector:
         """Forbid the strong eigenvectors of a second moment (AlphaEdit, section 3.2).
 
         A direction is null when its eigenvalue is strictly below the threshold. The
-        eigendecomposition is symmetric and in float64.
+        eigendecomposition is symmetric and in float64; the moment may bring it along.
 
         Args:
             moment: Second moment of the keys to protect.
@@ -84,9 +87,11 @@ class NullSpaceProjector:
             )
         if threshold is not None:
             require_positive("threshold", threshold)
-        eigenvalues, eigenvectors = torch.linalg.eigh(moment.mean.to(torch.float64))
+        spectrum = moment.spectrum or Spectrum.of(moment.mean)
+        eigenvalues, eigenvectors = spectrum.eigenvalues, spectrum.eigenvectors
         if null_share is not None:
             threshold = _threshold_for_share(eigenvalues, null_share)
+        assert threshold is not None
         forbidden = eigenvectors[:, eigenvalues >= threshold].contiguous()
         return cls(basis=forbidden, threshold=threshold)
 
@@ -115,12 +120,21 @@ class NullSpaceProjector:
         Raises:
             NumericalError: When the width differs or a value is not finite.
         """
-        projected = require_rows("rows to project", rows.to(self.basis.device), self.d_in)
+        return self.settle(self.settle(rows))
+
+    def settle(self, rows: Tensor) -> Tensor:
+        """Return `rows P` in float64 by one pass, with an error of rounding of the rows.
+
+        For rows that lie (nearly) in the null space, such as sums of rows that `apply` returned,
+        this is as good as two.
+
+        Raises:
+            NumericalError: When the width differs or a value is not finite.
+        """
+        given = require_rows("rows to project", rows.to(self.basis.device), self.d_in)
         if self.left == 0:
-            return torch.zeros_like(projected)
-        for _ in range(2):
-            projected = projected - (projected @ self.basis) @ self.basis.T
-        return projected
+            return torch.zeros_like(given)
+        return torch.addmm(given, given @ self.basis, self.basis.T, alpha=-1)
 
     def extend(self, rows: Tensor, tolerance: float) -> NullSpaceProjector:
         """Return the projector that also forbids the span of `rows (n, d_in)`.
@@ -139,9 +153,9 @@ class NullSpaceProjector:
             ConfigError: When the tolerance is out of range.
             NumericalError: When the width differs or a value is not finite.
         """
-        if not _SMALLEST_TOLERANCE <= tolerance < 1.0:
+        if not SMALLEST_TOLERANCE <= tolerance < 1.0:
             raise ConfigError(
-                f"tolerance: expected {_SMALLEST_TOLERANCE} <= tolerance < 1, got {tolerance}"
+                f"tolerance: expected {SMALLEST_TOLERANCE} <= tolerance < 1, got {tolerance}"
             )
         keys = require_rows("rows to forbid", rows.to(self.basis.device), self.d_in)
         norms = torch.linalg.vector_norm(keys, dim=1, keepdim=True)
@@ -154,9 +168,11 @@ class NullSpaceProjector:
             return self
         # The singular vectors of small values carry some rounding along U: remove it, and
         # restore unit length and mutual orthogonality.
-        added, _ = torch.linalg.qr(self.apply(new).T)
+        added, _ = torch.linalg.qr(self.settle(new).T)
+        grown = self._grown or GrowingRows.begin(self.basis.T)
+        grown = grown.with_rows(self.rank, added.T)
         return NullSpaceProjector(
-            basis=torch.cat([self.basis, added], dim=1), threshold=self.threshold
+            basis=grown.rows(self.rank + len(new)).T, threshold=self.threshold, _grown=grown
         )
 
     def dense(self) -> Tensor:
@@ -174,13 +190,18 @@ class NullSpaceProjector:
         return NullSpaceProjector(basis=self.basis.to(device), threshold=self.threshold)
 
     def _probe_orthonormality(self) -> float:
-        """`‖UᵀU x − x‖ / ‖x‖` for one fixed random `x`: O(d_in·rank), zero only for good U."""
-        if self.rank == 0:
+        """`‖UᵀU x − x‖ / ‖x‖` for one fixed random `x`: O(d_in·rank), zero only for good U.
+
+        Of a basis that was extended, `x` combines the columns that were not looked at before.
+        """
+        seen = 0 if self._grown is None else self._grown.seen
+        if self.rank == seen:
             return 0.0
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(self.rank, dtype=torch.float64, generator=generator)
+        x = torch.randn(self.rank - seen, dtype=torch.float64, generator=generator)
         x = x.to(self.basis.device)
-        difference = self.basis.T @ (self.basis @ x) - x
+        difference = self.basis.T @ (self.basis[:, seen:] @ x)
+        difference[seen:] -= x
         return float(torch.linalg.vector_norm(difference) / torch.linalg.vector_norm(x))
 
 
@@ -192,7 +213,7 @@ def null_fraction(projector: NullSpaceProjector, keys: Tensor) -> Tensor:
     """
     rows = require_rows("keys", keys.to(projector.basis.device), projector.d_in)
     norms = torch.linalg.vector_norm(rows, dim=1)
-    kept = torch.linalg.vector_norm(projector.apply(rows), dim=1)
+    kept = torch.linalg.vector_norm(projector.settle(rows), dim=1)
     return torch.where(norms > 0, kept / norms.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
 
 

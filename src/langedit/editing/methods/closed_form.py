@@ -50,8 +50,7 @@ class ClosedForm(ABC):
         """Find the targets, spread what is missing over the layers, and remember the keys."""
         with job.timed("targets"):
             targets, target_hidden = job.find_targets()
-        with job.timed("solve"):
-            edits = self.spread(job, target_hidden)
+        edits = self.spread(job, target_hidden)
         with job.timed("advance"):
             states = {}
             for layer, edit in edits.items():
@@ -79,11 +78,13 @@ class ClosedForm(ABC):
         walk = LayerWalk(job.model, contexts, layers[-1], max_tokens=limit)
         edits = {}
         for done, layer in enumerate(layers):
-            keys, hidden = walk.read(layer)
-            residuals = (target_hidden.to(hidden) - hidden) / (len(layers) - done)
-            require_finite_facts("key", keys, job.requests, layer)
-            require_finite_facts("residual", residuals, job.requests, layer)
-            with naming_facts(job.requests, layer):
-                update = self.solve(job.states[layer], keys, residuals)
-            edits[layer] = job.add(layer, keys, update)
+            with job.timed("keys"):
+                keys, hidden = walk.read(layer)
+                residuals = (target_hidden.to(hidden) - hidden) / (len(layers) - done)
+                require_finite_facts("key", keys, job.requests, layer)
+                require_finite_facts("residual", residuals, job.requests, layer)
+            with job.timed("solve"):
+                with naming_facts(job.requests, layer):
+                    update = self.solve(job.states[layer], keys, residuals)
+                edits[layer] = job.add(layer, keys, update)
         return edits

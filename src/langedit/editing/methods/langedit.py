@@ -73,7 +73,9 @@ class LangEdit(ClosedForm):
         projector = self.cut.of(moment)
         ridge = self.ridge.of(moment, projector)
         if self.projection != "orthogonal":
-            return LayerState.begin(moment, moment=moment, projector=projector, ridge=ridge)
+            return LayerState.begin(
+                moment, moment=moment.with_spectrum(None), projector=projector, ridge=ridge
+            )
         solver = None
         if self.corpus_weight:
             solver = MomentSolver.from_projected(projector, moment, self.corpus_weight, ridge=ridge)
@@ -82,10 +84,8 @@ class LangEdit(ClosedForm):
     def solve(self, state: LayerState, keys: Tensor, residuals: Tensor) -> LowRankUpdate:
         """The update inside the null space of this batch."""
         projector = projector_of(state)
-        if state.solver is not None:  # orthogonal and weighed: edited keys come after the corpus's
-            corpus_rank = projector_of(state.solver).rank
-            edited = projector.basis[:, corpus_rank:]
-            return state.solver.update(keys, residuals, forbidden=edited)
+        if state.solver is not None:  # orthogonal and weighed
+            return state.solver.update(keys, residuals)
         orthogonal = self.projection == "orthogonal"
         weighed = self.corpus_weight > 0
         return projected_update(
@@ -103,7 +103,8 @@ class LangEdit(ClosedForm):
         after = state.after(keys)
         if self.projection == "orthogonal":
             projector = projector_of(state).extend(keys, self.basis_tolerance)
-            return replace(after, projector=projector)
+            solver = None if state.solver is None else state.solver.within(projector)
+            return replace(after, projector=projector, solver=solver)
         refreshed = self._refreshed(after, len(keys))
         projector = self.cut.of(refreshed)
         if self.projection == "pooled":  # always from the corpus, which stays in the state

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from langedit.editing.methods.base import LayerState
 from langedit.errors import MomentsError, NumericalError
-from langedit.linalg import MomentSolver, NullSpaceProjector, SecondMoment
+from langedit.linalg import NullSpaceProjector, SecondMoment
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
@@ -75,8 +75,8 @@ def ridge_of(state: LayerState) -> float:
     return state.ridge
 
 
-def projector_of(state: LayerState | MomentSolver) -> NullSpaceProjector:
-    """The projector of a state, or of a solver within a null space.
+def projector_of(state: LayerState) -> NullSpaceProjector:
+    """The projector of a state.
 
     Raises:
         MomentsError: the state was begun by a method that keeps none.

@@ -1,0 +1,56 @@
+"""A matrix that is given more rows again and again, without copying those it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# Room made for more rows: a share of those there are, and at least so many times those that came.
+_SHARE, _TIMES = 0.125, 4
+
+
+@dataclass(eq=False)
+class _Storage:
+    """Rows with room behind them; `used` of them are in use by someone."""
+
+    tensor: Tensor
+    used: int
+
+
+@dataclass(frozen=True, eq=False)
+class GrowingRows:
+    """Some of the first rows of a storage that several of these share.
+
+    Rows in use are never written again: who is not the one that grew last gets a storage of its own
+    when it grows.
+
+    Attributes:
+        seen: number of rows that were there before the last ones came.
+    """
+
+    _storage: _Storage
+    seen: int
+
+    @classmethod
+    def begin(cls, rows: Tensor) -> GrowingRows:
+        """Hold some rows `(n, d)`, without room for more."""
+        return cls(_Storage(tensor=rows, used=len(rows)), 0)
+
+    def rows(self, count: int) -> Tensor:
+        """Return the first `count` rows, a view."""
+        return self._storage.tensor[:count]
+
+    def with_rows(self, count: int, more: Tensor) -> GrowingRows:
+        """Return the first `count` rows followed by `more (m, d)`."""
+        storage = self._storage
+        total = count + len(more)
+        if storage.used != count or len(storage.tensor) < total:
+            room = max(round(_SHARE * count), _TIMES * len(more))
+            limit = max(more.shape[1], total)  # no more rows than their width can be independent
+            tensor = more.new_empty((min(total + room, limit), more.shape[1]))
+            tensor[:count] = storage.tensor[:count]
+            storage = _Storage(tensor=tensor, used=count)
+        storage.tensor[count:total] = more
+        storage.used = total
+        return GrowingRows(storage, count)

@@ -1,0 +1,95 @@
+"""Time, operations and memory of stages, against counts made by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from langedit.profiler import Profiler, StageCost, timed
+
+
+def test_products_and_decompositions_are_counted() -> None:
+    profiler = Profiler()
+    a, b = torch.randn(7, 5), torch.randn(5, 3)
+    with profiler.stage("product"):
+        a @ b
+    assert profiler.costs["product"].flops == 2 * 7 * 5 * 3
+    square = (a.T @ a).double() + torch.eye(5)
+    for name, run, expected in (
+        ("eigh", lambda: torch.linalg.eigh(square), 9 * 125),
+        ("cholesky", lambda: torch.linalg.cholesky(square), 125 // 3),
+        ("solve", lambda: torch.linalg.solve(square, b.double()), int(250 / 3 + 2 * 5 * 15)),
+        ("r", lambda: torch.linalg.qr(a, mode="r"), int(2 * 7 * 25 - 250 / 3)),
+        ("qr", lambda: torch.linalg.qr(a), int(2 * (2 * 7 * 25 - 250 / 3))),
+        ("svd", lambda: torch.linalg.svd(a, full_matrices=False), 6 * 7 * 25 + 20 * 125),
+        (
+            "triangular",
+            lambda: torch.linalg.solve_triangular(square, b.double(), upper=True),
+            5 * 15,
+        ),
+    ):
+        with profiler.stage(name):
+            run()
+        assert profiler.costs[name].flops == expected, name
+
+
+def test_gradients_and_attention_are_counted() -> None:
+    profiler = Profiler()
+    x, w = torch.randn(4, 6, requires_grad=True), torch.randn(6, 5)
+    with profiler.stage("forward and backward"):
+        (x @ w).sum().backward()
+    assert profiler.costs["forward and backward"].flops == 2 * (2 * 4 * 6 * 5)
+    q, k = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 9, 8)
+    with profiler.stage("attention"):
+        torch.nn.functional.scaled_dot_product_attention(q, k, k)
+    assert profiler.costs["attention"].flops == 2 * (2 * 3) * (2 * 4 * 9 * 8)
+
+
+def test_stages_add_up_and_are_counted_when_they_fail() -> None:
+    profiler, a = Profiler(), torch.ones(3, 3)
+    for _ in range(2):
+        with profiler.stage("outer"), profiler.stage("inner"):
+            a @ a
+    with pytest.raises(ValueError, match="no"), profiler.stage("inner"):
+        raise ValueError("no")
+    assert profiler.costs["inner"].calls == 3
+    assert profiler.costs["outer"].calls == 2
+    assert profiler.costs["outer"].flops == profiler.costs["inner"].flops == 2 * 54
+    assert profiler.costs["outer"].seconds >= 0
+    figures = profiler.to_dict()["outer"]
+    assert figures["share_of_peak"] is None  # no rate is known of a processor
+    assert figures["calls"] == 2
+
+
+def test_peak_memory_is_seen() -> None:
+    profiler = Profiler()
+    with profiler.stage("small"):
+        pass
+    with profiler.stage("large"):
+        torch.ones(60_000_000).sum()
+    small, large = profiler.costs["small"].peak_bytes, profiler.costs["large"].peak_bytes
+    assert small is not None
+    assert large is not None
+    assert large - small > 100_000_000
+    with profiler.stage("outer"), profiler.stage("inner"):
+        torch.ones(60_000_000).sum()
+    outer = profiler.costs["outer"].peak_bytes
+    assert outer is not None
+    assert outer >= (profiler.costs["inner"].peak_bytes or 0) > small
+
+
+def test_costs_add() -> None:
+    one = StageCost(seconds=1.0, flops=5, peak_bytes=None, calls=1)
+    two = StageCost(seconds=2.0, flops=6, peak_bytes=7, calls=2)
+    assert one.plus(two) == StageCost(seconds=3.0, flops=11, peak_bytes=7, calls=3)
+
+
+def test_time_is_kept_with_and_without_a_profiler() -> None:
+    seconds: dict[str, float] = {}
+    profiler = Profiler()
+    with timed(seconds, "a", None):
+        pass
+    with timed(seconds, "a", profiler), timed(seconds, "b", profiler):
+        pass
+    assert set(seconds) == {"a", "b"}
+    assert set(profiler.costs) == {"a", "b"}
