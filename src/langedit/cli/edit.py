@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli.options import DeviceMap, Dtype, Model, Revision
+from langedit.cli.options import DeviceMap, Dtype, Model, Profile, Revision
 
 EXAMPLES = """\b
 Examples:
@@ -64,6 +64,7 @@ def run(
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     revision: Revision = None,
+    profile: Profile = False,
 ) -> None:
     """Edit facts inside a model, batch by batch, one language after another.
 
@@ -89,6 +90,7 @@ def run(
         dtype=dtype,
         device_map=device_map,
         revision=revision,
+        profile=profile,
     )
     quiet_transformers()
     show_outcome(edit_model(options))

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from langedit.cli.job import EditOutcome
 from langedit.evaluation import Scores, by_language
-from langedit.reporting import percent, score_table
+from langedit.reporting import percent, profile_table, score_table
 
 GUARANTEED = 1e-5
 """Above this, |dW k| / |W k| is more than the rounding of float32 factors."""
@@ -17,6 +17,8 @@ def show_outcome(outcome: EditOutcome) -> None:
     """Print scores by language, what later batches did to earlier keys, and where the result is."""
     console = Console()
     console.print(language_table(outcome))
+    if outcome.editor.profiler is not None:
+        console.print(profile_table(outcome.editor.profiler))
     plan = outcome.plan
     lines = [guarantee_line(outcome)]
     rejected = len(plan.file.rejected)

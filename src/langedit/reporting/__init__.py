@@ -3,13 +3,14 @@
 from langedit.reporting.figures import retention_figure
 from langedit.reporting.heatmaps import heatmap_figure
 from langedit.reporting.matrices import matrix_figure, stream_figure
-from langedit.reporting.tables import definition_table, percent, score_table
+from langedit.reporting.tables import definition_table, percent, profile_table, score_table
 
 __all__ = [
     "definition_table",
     "heatmap_figure",
     "matrix_figure",
     "percent",
+    "profile_table",
     "retention_figure",
     "score_table",
     "stream_figure",
