@@ -20,13 +20,15 @@ class DenseLayer:
     """What the straightforward implementation holds of one layer, and how it solves.
 
     Attributes:
-        moment: C0 (d_in, d_in).
+        moment: C0.
         threshold: eigenvalue from which on a direction is forbidden.
         ridge: weight of the identity.
         corpus_weight: weight of C0 inside the solve.
-        dtype: of the decomposition and the solve; the published code has float32.
+        dtype: of decompositions and solves; the published code has float32.
+        tolerance: singular value of the past keys' part below which there is no new direction.
+        mean: C0 (d_in, d_in) in that precision.
         past: sum over past edits of the outer products of unit keys (d_in, d_in).
-        projector: P (d_in, d_in) of the last solve.
+        projector: P (d_in, d_in).
     """
 
     moment: SecondMoment
@@ -34,42 +36,42 @@ class DenseLayer:
     ridge: float
     corpus_weight: float = 0.0
     dtype: torch.dtype = torch.float32
-    tolerance: float = 1e-10
+    tolerance: float = 1e-5
+    mean: Tensor = field(init=False)
     past: Tensor = field(init=False)
     projector: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.past = torch.zeros_like(self.moment.mean, dtype=self.dtype)
-        self.projector = torch.zeros_like(self.past)
+        self.mean = self.moment.mean.to(self.dtype)
+        self.past = torch.zeros_like(self.mean)
+        self.projector = torch.eye(len(self.mean), dtype=self.dtype)
 
     @property
     def held_bytes(self) -> int:
         """Bytes held between two batches."""
-        mean = self.moment.mean.numel() * self.past.element_size()
-        return mean + sum(t.numel() * t.element_size() for t in (self.past, self.projector))
+        return sum(t.numel() * t.element_size() for t in (self.mean, self.past, self.projector))
 
     def refresh(self) -> None:
-        """P from a full decomposition: null in the corpus, and no part of a past key."""
-        corpus = self.moment.mean.to(self.dtype)
-        directions, sizes, _ = torch.linalg.svd(corpus)
-        strong = directions[:, sizes >= self.threshold]
-        forbidden = strong @ strong.T
-        if bool(self.past.any()):
-            outside = torch.eye(len(corpus), dtype=self.dtype) - forbidden
-            rest = outside @ self.past @ outside
-            directions, sizes, _ = torch.linalg.svd(rest)
-            added = directions[:, sizes > self.tolerance]
-            forbidden = forbidden + added @ added.T
-        self.projector = torch.eye(len(corpus), dtype=self.dtype) - forbidden
+        """P from one full decomposition: null in the corpus at first, and then outside past keys.
+
+        What is forbidden already stays so: the decomposition is of `(I - P) + P S P`.
+        """
+        identity = torch.eye(len(self.mean), dtype=self.dtype)
+        if not bool(self.past.any()):
+            directions, sizes, _ = torch.linalg.svd(self.mean)
+            forbidden = directions[:, sizes >= self.threshold]
+        else:
+            spread = identity - self.projector + self.projector @ self.past @ self.projector
+            directions, sizes, _ = torch.linalg.svd(spread)
+            forbidden = directions[:, sizes > self.tolerance]
+        self.projector = identity - forbidden @ forbidden.T
 
     def solve(self, keys: Tensor, residuals: Tensor) -> Tensor:
         """Delta W (d_out, d_in) of keys (n, d_in) and residuals (n, d_out)."""
         rows, wanted = keys.to(self.dtype), residuals.to(self.dtype)
         inside = rows.T @ rows
         if self.corpus_weight:
-            inside = inside + self.corpus_weight * self.moment.mean.to(self.dtype)
-        # The projector on both sides of C0: what the released form without it leaves open is the
-        # part of the solution outside the null space, which P on the left removes anyway.
+            inside = inside + self.corpus_weight * self.mean
         system = self.projector @ inside @ self.projector
         system.diagonal().add_(self.ridge)
         return torch.linalg.solve(system, self.projector @ rows.T @ wanted).T

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from cli_helpers import LAYERS
 
-from langedit.cli.options import layers_text, parse_numbers, parse_structure
+from langedit.cli.options import layers_text, parse_degrees, parse_numbers, parse_structure
 from langedit.editing import Moments, collect_moments
 from langedit.editing.corpus import read_corpus
 from langedit.errors import ConfigError
@@ -75,3 +77,23 @@ def test_parts_can_be_named(langedit, checkpoint, texts, tmp_path):
 def test_other_texts_name_no_part(pair):
     with pytest.raises(ConfigError, match="expected PART=MODULE"):
         parse_structure([pair])
+
+
+def test_until_the_angle_is_small_enough(langedit, checkpoint, texts, tmp_path):
+    arguments = ["stats", "--model", checkpoint, "--text", texts, "--layers", "1", "--profile"]
+    output = tmp_path / "moments"
+    options = ["--until-angle", "80deg", "--null-share", "0.5", "--output", output]
+    out, err = langedit.ok(*arguments, *options)
+    angle = Moments.load(output).layers[1].angle
+    assert f"mean angle {angle.degrees:.1f} degrees, 80" in out
+    assert f"null spaces of two halves are {angle.degrees:.1f} degrees apart" in err
+    assert {"forward", "moments", "angle"} <= set(json.loads((output / "profile.json").read_text()))
+    assert "Cost by stage" in out
+    code, _, err = langedit(*arguments, "--until-angle", "5deg", "--output", tmp_path / "no")
+    assert code == 2
+    assert "one of null_share and null_threshold" in err
+    code, _, err = langedit(*arguments, "--null-share", "0.5", "--output", tmp_path / "no")
+    assert code == 2
+    assert "give it too" in err
+    with pytest.raises(ConfigError, match="angle in degrees"):
+        parse_degrees("small")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from langedit.cli.load import load_named
-from langedit.console import progress
-from langedit.editing import Moments, collect_moments
+from langedit.console import note, progress
+from langedit.editing import AngleGoal, Moments, collect_moments
 from langedit.editing.corpus import read_corpus
+from langedit.errors import ConfigError
 from langedit.folders import check_output, whole_folder
+from langedit.linalg import NullSpaceAngle
+from langedit.profiler import Profiler
+
+PROFILE = "profile.json"
+"""File beside the moments: what the stages of collecting cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,10 @@ class CollectOptions:
         device_map: Where the model goes.
         revision: Of a hub model.
         structure: Names of modules that are not found, as in the settings.
+        until_angle: Stop when the null space is known to so many degrees, as for `AngleGoal`.
+        null_share: Share of null directions, for the angle.
+        null_threshold: Eigenvalue below which directions are null, for the angle.
+        profile: Whether to measure what each stage costs.
     """
 
     model: str
@@ -44,15 +55,48 @@ class CollectOptions:
     device_map: str | None = None
     revision: str | None = None
     structure: Mapping[str, str] = field(default_factory=dict)
+    until_angle: float | None = None
+    null_share: float | None = None
+    null_threshold: float | None = None
+    profile: bool = False
+
+    def goal(self) -> AngleGoal | None:
+        """What to wait for, if anything.
+
+        Raises:
+            ConfigError: The angle is out of range, or what is null is not said or said twice.
+        """
+        if self.until_angle is None:
+            if self.null_share is not None or self.null_threshold is not None:
+                raise ConfigError(
+                    "--null-share and --null-threshold say what --until-angle compares: give it "
+                    "too, or leave them out"
+                )
+            return None
+        return AngleGoal(
+            degrees=self.until_angle,
+            null_share=self.null_share,
+            null_threshold=self.null_threshold,
+            on_look=_note_angles,
+        )
 
 
-def collect(options: CollectOptions) -> Moments:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CollectOutcome:
+    """The moments, and what the stages cost if that was asked for."""
+
+    moments: Moments
+    profiler: Profiler | None
+
+
+def collect(options: CollectOptions) -> CollectOutcome:
     """Collect second moments and write them to a folder that appears when it is complete.
 
     Raises:
         LangEditError: An option cannot be used; nothing is written.
     """
     check_output(options.output)
+    goal = options.goal()
     corpus = read_corpus(options.sources)
     model = load_named(
         options.model,
@@ -61,6 +105,7 @@ def collect(options: CollectOptions) -> Moments:
         device_map=options.device_map,
         structure=options.structure,
     )
+    profiler = Profiler(model.device) if options.profile else None
     with progress("tokens", options.max_tokens) as done:
         moments = collect_moments(
             model,
@@ -71,7 +116,21 @@ def collect(options: CollectOptions) -> Moments:
             max_length=options.max_length,
             seed=options.seed,
             progress=done,
+            until=goal,
+            profiler=profiler,
         )
     with whole_folder(options.output) as folder:
         moments.save(folder)
-    return moments
+        if profiler is not None:
+            text = json.dumps(profiler.to_dict(), indent=2)
+            (folder / PROFILE).write_text(text + "\n", encoding="utf-8")
+    return CollectOutcome(moments=moments, profiler=profiler)
+
+
+def _note_angles(tokens: int, angles: Mapping[int, NullSpaceAngle]) -> None:
+    """Tell people how far it has come."""
+    widest = max(angles.values(), key=lambda angle: angle.degrees)
+    note(
+        f"{tokens:,} tokens: null spaces of two halves are {widest.degrees:.1f} degrees apart "
+        f"(mean angle of the layer where it is largest; {widest.largest:.0f} at most)"
+    )

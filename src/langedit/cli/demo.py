@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from langedit.cli.options import Profile
+
 EXAMPLES = """\b
 Examples:
   langedit demo
@@ -19,6 +21,7 @@ def run(
         "out/demo"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Of the whole run.")] = 0,
+    profile: Profile = False,
 ) -> None:
     """Edit hundreds of facts in a bundled model in six languages, and compare three methods.
 
@@ -30,4 +33,4 @@ def run(
     from langedit.demo.run import run_demo
 
     quiet_transformers()
-    show_demo(run_demo(output, seed=seed, on_progress=note))
+    show_demo(run_demo(output, seed=seed, profile=profile, on_progress=note))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli.options import DeviceMap, Dtype, Model, Revision
+from langedit.cli.options import DeviceMap, Dtype, Model, Profile, Revision
 from langedit.method_points import method_names
 
 METHODS = ", ".join(method_names())
@@ -67,6 +67,7 @@ def run(
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     revision: Revision = None,
+    profile: Profile = False,
 ) -> None:
     """Edit facts inside a model, batch by batch, one language after another.
 
@@ -92,6 +93,7 @@ def run(
         dtype=dtype,
         device_map=device_map,
         revision=revision,
+        profile=profile,
     )
     quiet_transformers()
     show_outcome(edit_model(options))

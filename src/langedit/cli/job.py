@@ -22,6 +22,7 @@ from langedit.evaluation import (
     score_facts,
 )
 from langedit.folders import whole_folder
+from langedit.profiler import Profiler
 from langedit.workspace import run_stream
 
 REPORT = "report.json"
@@ -94,7 +95,8 @@ def _load_editor(plan: EditPlan) -> Editor:
         device_map=options.device_map,
         structure=plan.config.structure,
     )
-    return Editor(model, None, plan.config, plan.moments, plan.prefixes)
+    profiler = Profiler(model.device) if options.profile else None
+    return Editor(model, None, plan.config, plan.moments, plan.prefixes, profiler=profiler)
 
 
 def _scores(editor: Editor, plan: EditPlan) -> tuple[tuple[FactScore, ...], tuple[FactScore, ...]]:
@@ -116,7 +118,7 @@ def _check_tokens(editor: Editor, plan: EditPlan) -> None:
 
 def _report(outcome: EditOutcome) -> dict[str, Any]:
     """Figures of a run as JSON-able values; scores are in [0, 1]."""
-    plan = outcome.plan
+    plan, profiler = outcome.plan, outcome.editor.profiler
     return {
         "model": {
             "source": plan.options.model,
@@ -139,6 +141,7 @@ def _report(outcome: EditOutcome) -> dict[str, Any]:
         },
         "batches": len(plan.batches),
         "independence_max": outcome.independence_max,
+        **({"profile": profiler.to_dict()} if profiler is not None else {}),
         "definitions": definitions(KINDS),
         "scores": {
             "before": _mean_scores(outcome.before),

@@ -28,6 +28,13 @@ DeviceMap = Annotated[
     typer.Option(help="Where the model goes: cuda, auto, ...; the CPU if not given."),
 ]
 
+Profile = Annotated[
+    bool,
+    typer.Option(
+        "--profile", help="Print time, operations and memory of each stage; adds to the time."
+    ),
+]
+
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -59,6 +66,18 @@ def layers_text(layers: Sequence[int]) -> str:
         else:
             parts.append([layer])
     return ",".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)
+
+
+def parse_degrees(text: str) -> float:
+    """Read an angle: `5deg` or `5`.
+
+    Raises:
+        ConfigError: The text is none.
+    """
+    try:
+        return float(text.strip().removesuffix("deg"))
+    except ValueError:
+        raise ConfigError(f"expected an angle in degrees, such as 5deg, got {text!r}") from None
 
 
 def parse_structure(pairs: Sequence[str]) -> dict[str, str]:

@@ -33,6 +33,7 @@ class EditOptions:
         dtype: Precision to load the model in.
         device_map: Where the model goes.
         revision: Of a hub model.
+        profile: Whether to measure what each stage costs.
     """
 
     model: str
@@ -48,6 +49,7 @@ class EditOptions:
     dtype: str = "auto"
     device_map: str | None = None
     revision: str | None = None
+    profile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from langedit.demo.run import Answer, DemoResults, MethodResult
 from langedit.evaluation import KINDS, Scores
-from langedit.reporting import definition_table, percent, score_table
+from langedit.reporting import definition_table, percent, profile_table, score_table
 
 _COLUMNS = (*KINDS, "first batch", "perplexity ratio")
 
@@ -26,6 +26,9 @@ def show_demo(results: DemoResults) -> None:
     for method, own in results.methods.items():
         line = f"{method}: largest |ΔW k|/|W k| over earlier edits {own.independence_max:.1e}"
         console.print(f"{line}, {own.seconds:.0f} s of editing", highlight=False)
+    for own in results.methods.values():
+        if own.profiler is not None:
+            console.print(profile_table(own.profiler))
     for file in (results.file, results.figure):
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from langedit.cli.options import DeviceMap, Dtype, Model, Revision
+from langedit.cli.options import DeviceMap, Dtype, Model, Profile, Revision
 
 if TYPE_CHECKING:
     from langedit.editing import Moments
@@ -64,6 +64,24 @@ def run(
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     revision: Revision = None,
+    until_angle: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop as soon as the null spaces of two halves of the tokens are so near, as in "
+            "5deg; needs one of the next two.",
+            metavar="DEGREES",
+            show_default=False,
+        ),
+    ] = None,
+    null_share: Annotated[
+        float | None,
+        typer.Option(help="As in the settings of the edit.", show_default=False),
+    ] = None,
+    null_threshold: Annotated[
+        float | None,
+        typer.Option(help="As in the settings of the edit.", show_default=False),
+    ] = None,
+    profile: Profile = False,
 ) -> None:
     """Collect the second moments of the keys of some layers from a corpus.
 
@@ -72,11 +90,11 @@ def run(
     the result to and from other places.
     """
     from langedit.cli.collect import CollectOptions, collect
-    from langedit.cli.options import parse_numbers, parse_structure
+    from langedit.cli.options import parse_degrees, parse_numbers, parse_structure
     from langedit.cli.quiet import quiet_transformers
 
     quiet_transformers()
-    moments = collect(
+    outcome = collect(
         CollectOptions(
             model=model,
             sources=tuple(text),
@@ -90,9 +108,21 @@ def run(
             device_map=device_map,
             revision=revision,
             structure=parse_structure(structure or ()),
+            until_angle=None if until_angle is None else parse_degrees(until_angle),
+            null_share=null_share,
+            null_threshold=null_threshold,
+            profile=profile,
         )
     )
-    typer.echo(_summary(moments, output))
+    if outcome.profiler is not None:
+        from rich.console import Console
+
+        from langedit.reporting import profile_table
+
+        Console().print(profile_table(outcome.profiler))
+    typer.echo(_summary(outcome.moments, output))
+    if until_angle is not None:
+        typer.echo(_angle_line(outcome.moments, parse_degrees(until_angle)))
 
 
 def _summary(moments: Moments, output: Path) -> str:
@@ -103,4 +133,16 @@ def _summary(moments: Moments, output: Path) -> str:
     return (
         f"Second moments of layers {layers_text(list(moments.layers))} over "
         f"{some.moment.count:,} tokens ({languages}) are in {output}"
+    )
+
+
+def _angle_line(moments: Moments, wanted: float) -> str:
+    """Whether the corpus was large enough."""
+    angles = [layer.angle.degrees for layer in moments.layers.values() if layer.angle is not None]
+    if not angles:
+        return "The corpus is too small to compare two halves of it."
+    verdict = "reached" if max(angles) < wanted else "NOT reached: give more text"
+    return (
+        f"Null spaces of two halves of the tokens: mean angle {max(angles):.1f} degrees, "
+        f"{wanted:g} {verdict}"
     )

@@ -25,6 +25,7 @@ from langedit.evaluation import (
 )
 from langedit.facts import Fact
 from langedit.models import EditableModel
+from langedit.profiler import Profiler
 from langedit.reporting import retention_figure
 from langedit.workspace import StreamStep, run_stream
 
@@ -58,6 +59,7 @@ class MethodResult:
         perplexity_ratio: the same over all languages' prose.
         independence_max: largest |dW k| / |W k| over all batches and the keys of earlier ones.
         seconds: wall-clock time of the edits, without scoring.
+        profiler: what the stages cost, if that was asked for.
         retention: for each step the efficacies of the batches so far.
         answers: shown facts; of the first method only.
     """
@@ -72,6 +74,7 @@ class MethodResult:
     independence_max: float
     seconds: float
     retention: tuple[tuple[float, ...], ...]
+    profiler: Profiler | None = None
     answers: tuple[Answer, ...] = ()
 
 
@@ -113,6 +116,7 @@ def run_demo(
     batch_size: int = 25,
     seed: int = 0,
     model_folder: Path | None = None,
+    profile: bool = False,
     on_progress: Progress = lambda _message: None,
 ) -> DemoResults:
     """Edit the bundled model with each method in turn; write `results.json` and `retention.png`.
@@ -124,6 +128,7 @@ def run_demo(
         batch_size: facts a batch.
         seed: of the choice of facts.
         model_folder: another checkpoint trained by `langedit.demo.train`.
+        profile: whether to measure what each stage of the edits costs.
         on_progress: called with a line of text after each stage and batch.
     """
     atlas = Atlas.from_cldr()
@@ -139,7 +144,13 @@ def run_demo(
         fresh = load_bundled(model_folder)
         show = questions if method == methods[0] else ()
         found[method] = _run_method(
-            fresh, demo_config(method), ground, show, answers_before, on_progress
+            fresh,
+            demo_config(method),
+            ground,
+            show,
+            answers_before,
+            on_progress,
+            Profiler(fresh.device) if profile else None,
         )
     output.mkdir(parents=True, exist_ok=True)
     results = DemoResults(
@@ -177,6 +188,7 @@ def _method_json(own: MethodResult) -> dict[str, Any]:
         "perplexity_ratio": own.perplexity_ratio,
         "independence_max": own.independence_max,
         "seconds": own.seconds,
+        **({"profile": own.profiler.to_dict()} if own.profiler is not None else {}),
         "by_language": {
             language: {
                 **_percent(scores),
@@ -231,9 +243,10 @@ def _run_method(
     questions: Sequence[tuple[str, str, str]],
     answers_before: Sequence[str],
     say: Progress,
+    profiler: Profiler | None,
 ) -> MethodResult:
     """Run the stream on a fresh model and score the model at its end."""
-    editor = Editor(model, None, config, ground.moments, ground.prefixes)
+    editor = Editor(model, None, config, ground.moments, ground.prefixes, profiler=profiler)
 
     def on_step(step: StreamStep) -> None:
         language = ground.batches[step.index][0].language
@@ -260,6 +273,7 @@ def _run_method(
         independence_max=max(step.report.independence_max or 0.0 for step in steps),
         seconds=sum(step.seconds for step in steps),
         retention=tuple(step.retention for step in steps),
+        profiler=profiler,
         answers=tuple(
             Answer(language=language, prompt=prompt, target=target, before=old, after=new)
             for (language, prompt, target), old, new in zip(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from langedit.editing.angles import AngleGoal
 from langedit.editing.collect import collect_moments
 from langedit.editing.config import EditConfig
 from langedit.editing.editor import Editor
@@ -16,6 +17,7 @@ from langedit.editing.requests import EditRequest, fact_name, prepare_request
 from langedit.editing.targets import Targets, optimise_targets
 
 __all__ = [
+    "AngleGoal",
     "BatchReport",
     "Change",
     "EditConfig",

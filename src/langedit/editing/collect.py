@@ -16,6 +16,7 @@ from langedit.editing.key_pool import KeyPool
 from langedit.editing.layout import TokenLayout, lay_out
 from langedit.editing.moments import Moments
 from langedit.errors import ConfigError, ModelError, MomentsError
+from langedit.linalg import NullSpaceAngle
 from langedit.models import EditableModel, Recorder
 from langedit.profiler import Profiler, timed
 
@@ -97,7 +98,10 @@ def collect_moments(
         raise MomentsError(
             "corpus: expected at least one token, got none; check the files and the token budget"
         )
-    angles = {} if watch is None else watch.last(pool.counts.total(), pool.both_halves)
+    angles: dict[int, NullSpaceAngle] = {}
+    if watch is not None:
+        with timed(seconds, "angle", profiler):
+            angles = watch.last(pool.counts.total(), pool.both_halves)
     return Moments(layers=pool.result(angles), identity=identity, corpus=fingerprint.hexdigest())
 
 

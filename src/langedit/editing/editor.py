@@ -128,6 +128,11 @@ class Editor:
         return cls(model, None, config, moments, prefixes, profiler=profiler)
 
     @property
+    def profiler(self) -> Profiler | None:
+        """What is told of every stage, if anything is."""
+        return self._profiler
+
+    @property
     def reports(self) -> tuple[BatchReport, ...]:
         """Reports of the batches in the model, oldest first."""
         return self._reports

@@ -2,12 +2,13 @@
 
 from langedit.reporting.figures import retention_figure, stream_figure
 from langedit.reporting.heatmaps import heatmap_figure
-from langedit.reporting.tables import definition_table, percent, score_table
+from langedit.reporting.tables import definition_table, percent, profile_table, score_table
 
 __all__ = [
     "definition_table",
     "heatmap_figure",
     "percent",
+    "profile_table",
     "retention_figure",
     "score_table",
     "stream_figure",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from langedit.profiler import Profiler
 
 
 def percent(value: float | None) -> str:
@@ -35,6 +39,23 @@ def score_table(
             raise ValueError(f"expected {len(columns)} cells for {name}, got {len(cells)}")
         table.add_row(name, *cells)
     return table
+
+
+def profile_table(profiler: Profiler) -> Table:
+    """Time, operations, rate, share of the peak rate where it is known, and memory by stage."""
+    rows = {}
+    for name, cost in profiler.costs.items():
+        share, peak = profiler.share_of_peak(cost), cost.peak_bytes
+        rows[name] = [
+            f"{cost.calls}",
+            f"{cost.seconds:.2f}",
+            f"{cost.flops / 1e9:,.1f}",
+            f"{cost.flops / cost.seconds / 1e9:,.1f}" if cost.seconds else "–",
+            percent(share),
+            "–" if peak is None else f"{peak / 2**20:,.0f}",
+        ]
+    columns = ("times", "seconds", "GFLOP", "GFLOP/s", "% of peak", "peak MiB")
+    return score_table("Cost by stage", "stage", columns, rows)
 
 
 def definition_table(names: Iterable[str]) -> Table:

@@ -1,0 +1,133 @@
+"""100 facts in 4 batches on the bundled model: the editor against the straightforward way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.baseline import BaselineBatch, BaselineEditor, DenseLayer
+from benchmarks.world import World
+from langedit.demo.bundled import load_bundled
+from langedit.editing import BatchReport, Editor
+from langedit.evaluation import Scores, score_facts
+from langedit.profiler import Profiler
+
+STAGES = {
+    "targets": (("targets",), ("targets",)),
+    "keys and residuals": (("keys",), ("keys",)),
+    "projector and solve": (("solve", "advance"), ("projector", "solve")),
+}
+"""Stage -> stages of the editor, stages of the baseline."""
+
+
+def run(folder: Path) -> dict[str, Any]:
+    """Edit both ways, from the same unedited model; compare results, then times."""
+    world = World.load(folder)
+    begun = perf_counter()
+    first = Editor(load_bundled(), None, world.config, world.moments, world.prefixes)
+    opened = perf_counter() - begun
+    thresholds = {
+        layer: (state.projector.threshold, state.ridge)
+        for layer, state in first.layer_states.items()
+        if state.projector is not None
+    }
+    _warm_up(world)
+    begun = perf_counter()
+    editor = Editor(load_bundled(), None, world.config, world.moments, world.prefixes)
+    opened_again = perf_counter() - begun
+    reports = [editor.apply(batch) for batch in world.batches]
+    baseline = BaselineEditor(
+        load_bundled(),
+        world.config,
+        {
+            layer: DenseLayer(
+                moment=world.moments.layers[layer].moment,
+                threshold=float(threshold or 0),
+                ridge=float(ridge or 0),
+                corpus_weight=world.config.corpus_weight,
+            )
+            for layer, (threshold, ridge) in thresholds.items()
+        },
+    )
+    batches = []
+    for facts in world.batches:
+        batches.append(baseline.apply(world.requests(baseline.model, facts)))
+        print(f"  baseline: {sum(batches[-1].seconds.values()):.1f} s", flush=True)
+    return {
+        "facts": sum(map(len, world.batches)),
+        "batches": len(world.batches),
+        "threads": torch.get_num_threads(),
+        "open_seconds": {"first": opened, "with_kept_spectra": opened_again},
+        "stages": _stages(reports, batches),
+        "differences": _differences(editor, reports, baseline, batches),
+        "scores": {
+            name: Scores.of(score_facts(model, [f for b in world.batches for f in b])).to_dict()
+            for name, model in (("langedit", editor.model), ("baseline", baseline.model))
+        },
+        "profile": _profile(world),
+    }
+
+
+def _warm_up(world: World) -> None:
+    """Whatever is slow only the first time."""
+    editor = Editor(load_bundled(), None, world.config, world.moments, world.prefixes)
+    editor.apply(world.batches[0][:2])
+
+
+def _profile(world: World) -> dict[str, Any]:
+    """Operations of the first batch; counted in a run of its own, since counting takes time."""
+    profiler = Profiler()
+    editor = Editor(
+        load_bundled(), None, world.config, world.moments, world.prefixes, profiler=profiler
+    )
+    editor.apply(world.batches[0])
+    return profiler.to_dict()
+
+
+def _stages(
+    reports: Sequence[BatchReport], batches: Sequence[BaselineBatch]
+) -> dict[str, dict[str, float]]:
+    found = {}
+    for stage, (ours, theirs) in STAGES.items():
+        own = sum(report.seconds[name] for report in reports for name in ours)
+        other = sum(batch.seconds[name] for batch in batches for name in theirs)
+        found[stage] = {"langedit": own, "baseline": other, "ratio": other / own}
+    own = sum(sum(report.seconds.values()) for report in reports)
+    other = sum(sum(batch.seconds.values()) for batch in batches)
+    found["whole batches"] = {"langedit": own, "baseline": other, "ratio": other / own}
+    return found
+
+
+def _differences(
+    editor: Editor,
+    reports: Sequence[BatchReport],
+    baseline: BaselineEditor,
+    batches: Sequence[BaselineBatch],
+) -> dict[str, float]:
+    """Relative (Frobenius): targets and updates of the first batch, weights after the last."""
+    targets = reports[0].targets
+    assert targets is not None
+    start = {layer: load_bundled().read_weight(layer) for layer in editor.config.layers}
+    return {
+        "targets of the first batch": _distance(targets.target_hidden, batches[0].targets),
+        "update of the first batch": max(
+            _distance(update.dense(), batches[0].updates[layer])
+            for layer, update in reports[0].updates.items()
+        ),
+        "whole update of all batches": max(
+            _distance(
+                editor.model.read_weight(layer) - start[layer],
+                baseline.model.read_weight(layer) - start[layer],
+            )
+            for layer in editor.config.layers
+        ),
+    }
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())

@@ -1,0 +1,205 @@
+"""docs/performance.md and its figures, from the files that the benchmarks wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Figures = Mapping[str, Any]
+
+
+def write_page(results: Path, docs: Path) -> None:
+    """Write the page with a section for every part that was run, and name those that were not."""
+    docs.mkdir(parents=True, exist_ok=True)
+    sections, missing = [], []
+    for name, section in SECTIONS.items():
+        file = results / f"{name}.json"
+        if not file.is_file():
+            missing.append(name)
+            continue
+        found = json.loads(file.read_text(encoding="utf-8"))
+        sections.append("\n".join([*section(found, docs), "", _machine(found)]))
+    head = [
+        "# Performance",
+        "",
+        "Written by `python -m benchmarks` from its own measurements; do not edit by hand.",
+        "The baseline is `benchmarks/baseline/`: one fact at a time, the whole model with all",
+        "logits at each step, a full singular value decomposition per layer and batch, dense",
+        "solves. How far its results are from the editor's is stated below.",
+    ]
+    if missing:
+        head += ["", f"Not measured yet: {', '.join(missing)}."]
+    text = "\n".join(head) + "\n\n" + "\n\n".join(sections) + "\n"
+    (docs / "performance.md").write_text(text, encoding="utf-8")
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+
+
+def _machine(found: Figures) -> str:
+    own = found["machine"]
+    return (
+        f"*{own['processor']}, {own['threads']} threads, torch {own['torch']}, {own['date']}; "
+        f"{found['minutes']:.1f} minutes.*"
+    )
+
+
+def _end_to_end(found: Figures, _docs: Path) -> list[str]:
+    rows = [
+        (stage, f"{own['baseline']:.1f}", f"{own['langedit']:.2f}", f"{own['ratio']:.1f}")
+        for stage, own in found["stages"].items()
+    ]
+    opened, scores = found["open_seconds"], found["scores"]
+    efficacy = {name: 100 * own["efficacy"] for name, own in scores.items()}
+    costs = [
+        (name, f"{own['seconds']:.2f}", f"{own['flops'] / 1e9:,.1f}")
+        for name, own in found["profile"].items()
+    ]
+    differences = ", ".join(f"{name} {value:.1e}" for name, value in found["differences"].items())
+    return [
+        f"## {found['facts']} facts in {found['batches']} batches on the bundled model",
+        "",
+        *table(("stage", "baseline, s", "langedit, s", "ratio"), rows),
+        "",
+        "Opening the editor, with the eigendecomposition of each layer, takes",
+        f"{opened['first']:.1f} s once for a model, and {opened['with_kept_spectra']:.1f} s when",
+        "that is kept beside the moments; the table does not count it.",
+        f"Relative differences of results: {differences}. Efficacy after all batches:",
+        f"{efficacy['langedit']:.1f} % against {efficacy['baseline']:.1f} %.",
+        "",
+        "Operations of the first batch, counted with `--profile` (the counting itself takes time):",
+        "",
+        *table(("stage", "s", "GFLOP"), costs),
+    ]
+
+
+def _linalg(found: Figures, docs: Path) -> list[str]:
+    ours, theirs = found["langedit_seconds"], found["baseline_seconds"]
+    held = found["held_bytes"]
+    _plot(
+        docs / "performance-stream.png",
+        "batch",
+        "seconds a batch",
+        {
+            "langedit": (range(1, len(ours) + 1), ours),
+            "baseline": (range(1, len(theirs) + 1), theirs),
+        },
+        logarithmic=(False, True),
+    )
+    rows = [
+        (own["edits"], f"{own['langedit'] / 2**20:.0f}", f"{own['dense'] / 2**20:.0f}")
+        for own in (held[0], held[len(held) // 2], held[-1])
+    ]
+    return [
+        f"## Linear algebra alone, d_in {found['d_in']}, {found['facts']} facts a batch, "
+        f"{found['batches']} batches",
+        "",
+        f"{sum(ours):.1f} s for the stream against {sum(theirs):.0f} s:",
+        f"**{found['ratio']:.0f} ×**; with the one eigendecomposition "
+        f"({found['decomposition_seconds']:.1f} s, kept beside",
+        f"the moments) {found['ratio_with_decomposition']:.0f} ×. The last batch took "
+        f"{found['last_to_second']:.2f} times as long as the second.",
+        f"Largest relative difference of an update: {found['largest_difference']:.1e}; the",
+        "baseline works in float32, as the published code does.",
+        "",
+        "![Seconds a batch](performance-stream.png)",
+        "",
+        "Memory held between batches, MiB a layer, against three stacks of d_in² float32:",
+        "",
+        *table(("edits so far", "langedit", "dense stacks"), rows),
+    ]
+
+
+def _growth(
+    title: str, label: str, axis: str, file: str, sizes: str
+) -> Callable[[Figures, Path], list[str]]:
+    """A section with one curve: seconds against what `sizes` holds."""
+
+    def section(found: Figures, docs: Path) -> list[str]:
+        curves = {"langedit": (found[sizes], found["seconds"])}
+        notes = [f"langedit {found['exponent']:.2f}"]
+        for name, key in (("eigendecomposition", "decomposition"), ("baseline", "baseline")):
+            if f"{key}_seconds" in found:
+                own = found[f"{key}_seconds"]
+                curves[name] = ([int(size) for size in own], list(own.values()))
+                notes.append(f"{name} {found[f'{key}_exponent']:.2f}")
+        _plot(docs / file, axis, "seconds", curves, logarithmic=(sizes != "edits", True))
+        rows = [
+            (f"{size:,}", f"{second:.3f}")
+            for size, second in zip(found[sizes], found["seconds"], strict=True)
+        ]
+        return [
+            f"## {title}",
+            "",
+            *table((axis, "seconds"), rows),
+            "",
+            f"Fitted exponents{label}: {', '.join(notes)}.",
+            "",
+            f"![{title}]({file})",
+        ]
+
+    return section
+
+
+def _plot(
+    path: Path,
+    across: str,
+    up: str,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    logarithmic: tuple[bool, bool],
+) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, (x, y) in curves.items():
+        axes.plot(x, y, marker="o", label=name)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.set_xscale("log" if logarithmic[0] else "linear")
+    axes.set_yscale("log" if logarithmic[1] else "linear")
+    axes.grid(visible=True, which="major", alpha=0.3)
+    axes.legend()
+    FigureCanvasAgg(figure).print_png(path)
+
+
+SECTIONS: Mapping[str, Callable[[Figures, Path], list[str]]] = {
+    "end-to-end": _end_to_end,
+    "linalg": _linalg,
+    "edits": _growth(
+        "Cost of a batch by number of edits so far (d_in 12,288, simulated keys)",
+        " against the forbidden rank",
+        "edits",
+        "performance-edits.png",
+        "edits",
+    ),
+    "widths": _growth(
+        "Cost of a batch by width, half of the directions forbidden",
+        "",
+        "d_in",
+        "performance-widths.png",
+        "d_in",
+    ),
+    "sizes": _growth(
+        "Cost of the linear algebra by facts a batch (d_in 4,096)",
+        " from 50 facts on",
+        "facts",
+        "performance-sizes.png",
+        "facts",
+    ),
+    "targets": _growth(
+        "Target optimisation on the bundled model by facts optimised together, 10 evaluations",
+        "",
+        "facts",
+        "performance-targets.png",
+        "facts",
+    ),
+}
+"""Part -> its section."""

@@ -1,0 +1,93 @@
+"""The command: parts, resuming, and the page; and the GPU script's code on a tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import gpu, run
+
+FOUND = {
+    "edits": {
+        "d_in": 8,
+        "edits": [0, 10],
+        "seconds": [1.0, 2.0],
+        "exponent": 0.5,
+    },
+    "widths": {
+        "d_in": [8, 16],
+        "seconds": [1.0, 4.0],
+        "exponent": 2.0,
+        "decomposition_seconds": {"8": 1.0, "16": 8.0},
+        "decomposition_exponent": 3.0,
+        "baseline_seconds": {"8": 2.0, "16": 16.0},
+        "baseline_exponent": 3.0,
+    },
+    "linalg": {
+        "d_in": 8,
+        "facts": 2,
+        "batches": 2,
+        "langedit_seconds": [0.5, 0.5],
+        "baseline_seconds": [30.0, 40.0],
+        "decomposition_seconds": 2.0,
+        "ratio": 70.0,
+        "ratio_with_decomposition": 23.3,
+        "last_to_second": 1.0,
+        "largest_difference": 1e-6,
+        "held_bytes": [{"edits": 2, "langedit": 2**20, "dense": 3 * 2**20}],
+    },
+}
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command with parts that measure nothing; the names of those that ran."""
+    ran: list[str] = []
+
+    def part(name: str) -> object:
+        def measure(_folder: object) -> dict[str, object]:
+            ran.append(name)
+            return dict(FOUND[name])
+
+        return (1, measure)
+
+    monkeypatch.setattr(run, "PARTS", {name: part(name) for name in FOUND})
+    return ran
+
+
+def test_parts_are_run_once_and_the_page_says_what_is_missing(parts, tmp_path, capsys) -> None:
+    arguments = ["--results", str(tmp_path / "results"), "--docs", str(tmp_path / "docs")]
+    run.main([*arguments, "--only", "linalg", "--threads", str(torch.get_num_threads())])
+    page = (tmp_path / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert "**70 ×**" in page
+    assert "Not measured yet: end-to-end, edits, widths, sizes, targets." in page
+    run.main(arguments)
+    assert parts == ["linalg", "edits", "widths"]
+    run.main([*arguments, "--again", "--only", "edits"])
+    assert parts == ["linalg", "edits", "widths", "edits"]
+    page = (tmp_path / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert "baseline 3.00" in page
+    for name in ("stream", "edits", "widths"):
+        assert (tmp_path / "docs" / f"performance-{name}.png").stat().st_size > 1000
+    assert "threads" in json.loads((tmp_path / "results" / "linalg.json").read_text())["machine"]
+    with pytest.raises(SystemExit, match="expected some of edits"):
+        run.main([*arguments, "--only", "other"])
+
+
+def test_without_a_gpu_it_says_so(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu.main([])
+    assert "There is no GPU" in capsys.readouterr().out
+
+
+def test_the_gpu_script_on_a_tiny_model(tmp_path, capsys) -> None:
+    gpu.main(["--tiny", "--output", str(tmp_path / "found.json")])
+    out = capsys.readouterr().out
+    assert "s a batch" in out
+    found = json.loads((tmp_path / "found.json").read_text())["tiny"]
+    assert {"targets", "keys", "solve", "advance"} <= set(found["stages"])
+    assert found["targets_flops"] > 0
+    assert found["targets_share_of_peak"] is None
+    assert found["decomposition_seconds_a_layer"] > 0
