@@ -47,7 +47,8 @@ def results(tmp_path: Path) -> DemoResults:
 def test_the_command_prints_tables_answers_and_files(langedit, monkeypatch, results, tmp_path):
     asked = {}
 
-    def run_demo(output: Path, *, seed: int, on_progress) -> DemoResults:
+    def run_demo(output: Path, *, seed: int, profile: bool, on_progress) -> DemoResults:
+        assert not profile
         asked.update(output=output, seed=seed)
         on_progress("batch 1/2")
         return results
