@@ -182,3 +182,13 @@ def test_settings_and_prefixes_come_from_the_ledger(tmp_path):
         editor = workspace.load_editor(model())
     assert editor.prefixes == PREFIXES
     assert editor.config.layers == tuple(random_moments(model()).layers)
+
+
+def test_a_folder_that_nobody_can_write_into_can_be_read(tmp_path, monkeypatch):
+    folder = new_workspace(tmp_path)
+    apply(folder, FACTS[:1])
+    assert sorted(path.name for path in folder.glob("ledger*")) == ["ledger.sqlite"]
+    monkeypatch.setattr("langedit.workspace.database.os.access", lambda *_: False)
+    with Ledger.open(folder) as ledger:
+        assert ledger.count() == 1
+        assert sorted(path.name for path in folder.glob("ledger*")) == ["ledger.sqlite"]
