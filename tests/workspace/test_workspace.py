@@ -196,3 +196,13 @@ def test_a_run_that_goes_on_leaves_out_what_another_run_has_edited_since(tmp_pat
         left = [fact.id for _, batch in again.batches for fact in batch]
     edited = {FACTS[1].id} | {fact.id for _, batch in first.batches for fact in batch}
     assert sorted(left) == sorted({fact.id for fact in FACTS[:3]} - edited)
+
+
+def test_a_folder_that_nobody_can_write_into_can_be_read(tmp_path, monkeypatch):
+    folder = new_workspace(tmp_path)
+    apply(folder, FACTS[:1])
+    assert sorted(path.name for path in folder.glob("ledger*")) == ["ledger.sqlite"]
+    monkeypatch.setattr("langedit.workspace.database.os.access", lambda *_: False)
+    with Ledger.open(folder) as ledger:
+        assert ledger.count() == 1
+        assert sorted(path.name for path in folder.glob("ledger*")) == ["ledger.sqlite"]

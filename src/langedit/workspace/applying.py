@@ -130,7 +130,7 @@ def _left(
     facts: Sequence[Fact], job: Job, events: Sequence[Event]
 ) -> tuple[tuple[str, Batch], ...]:
     """The batches of a run that its events leave undone."""
-    batches = make_batches([facts[i] for i in job.taken if i < len(facts)], job.batch_size)
+    batches = make_batches([facts[i] for i in job.taken if 0 <= i < len(facts)], job.batch_size)
     queue = [(str(number), batch) for number, batch in enumerate(batches)]
     for event in events:
         if event.kind == "undo" or not queue or queue[0][0] != event.place:
