@@ -33,7 +33,7 @@ def score_table(
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column(first)
     for heading in columns:
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace(" ", "\n"), justify="right")
     for name, cells in rows.items():
         if len(cells) != len(columns):
             raise ValueError(f"expected {len(columns)} cells for {name}, got {len(cells)}")
