@@ -13,6 +13,7 @@ from workspaces import FACTS, Died, FailingOperations, model, new_workspace
 from langedit.editing import Editor
 from langedit.errors import WorkspaceError
 from langedit.workspace import Ledger, Workspace, apply_work, plan_work
+from langedit.workspace.artefacts import ArtefactStore
 from langedit.workspace.operations import FileOperations
 from langedit.workspace.undo import undo
 from langedit.workspace.verify import verify
@@ -181,3 +182,15 @@ def test_an_artefact_that_is_written_again_mends_a_damaged_file(ground):
     ground.run(folder)
     assert ground.rows(folder) == ground.events
     assert verify(folder).problems == ()
+
+
+def test_every_artefact_takes_the_same_steps_also_in_a_folder_that_is_there(tmp_path):
+    """A process that died may have left the folder without forcing its name to disk."""
+    operations = FailingOperations()
+    store = ArtefactStore(tmp_path / "artefacts", operations)
+    first, _ = store.put(b"first")
+    shutil.rmtree(tmp_path / "artefacts")
+    store.path(first).parent.mkdir(parents=True)
+    store.put(b"first")
+    one_file = ["write", "sync", "rename", "sync", "sync"]
+    assert operations.steps == 2 * one_file

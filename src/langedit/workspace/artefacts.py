@@ -56,7 +56,7 @@ class ArtefactStore:
             sha256, size = hashlib.sha256(content).hexdigest(), len(content)
         path = self.path(sha256)
         if self.problem(sha256) is not None:
-            place_file(self._operations, path, content)
+            place_file(self._operations, path, content, folders=2)
         return sha256, size
 
     def read(self, sha256: str) -> bytes:

@@ -52,20 +52,23 @@ class FileOperations:
         connection.execute("COMMIT")
 
 
-def place_file(operations: FileOperations, path: Path, content: bytes | Path) -> None:
+def place_file(
+    operations: FileOperations, path: Path, content: bytes | Path, *, folders: int = 1
+) -> None:
     """Make a file that is there whole or not at all, and stays after a power cut.
 
     Args:
         operations: the steps.
         path: its name; the folder is made if missing.
         content: what is in it, or a file to copy.
+        folders: how many folders above it are forced to disk: its own, and those that may be new,
+            also if they are left from a process that died before it came to that.
 
     Raises:
         WorkspaceError: it cannot be written; nothing is left behind.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        fresh = not path.parent.is_dir()
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, Path):
             operations.copy(content, temporary)
@@ -73,9 +76,8 @@ def place_file(operations: FileOperations, path: Path, content: bytes | Path) ->
             operations.write(temporary, content)
         operations.sync(temporary)
         operations.rename(temporary, path)
-        operations.sync(path.parent)
-        if fresh:
-            operations.sync(path.parent.parent)
+        for folder in list(path.parents)[:folders]:
+            operations.sync(folder)
     except OSError as error:
         with suppress(OSError):  # it must not hide the error above
             temporary.unlink(missing_ok=True)
