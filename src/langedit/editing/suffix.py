@@ -137,14 +137,18 @@ class SuffixRunner:
 
     def select(self, rows: Tensor) -> SuffixRunner:
         """The same for some of the rows: `rows` is an int64 index, in rising order."""
+        batch = self.batch.select(rows)
+        length = batch.ids.shape[1]
+
+        def own(states: Tensor) -> Tensor:
+            return states[rows.to(states.device), :length]
+
         return replace(
             self,
-            hidden=self.hidden[rows.to(self.hidden.device)],
-            entering=(
-                None if self.entering is None else self.entering[rows.to(self.entering.device)]
-            ),
-            batch=self.batch.select(rows),
-            cache=None if self.cache is None else self.cache.select(rows),
+            hidden=own(self.hidden),
+            entering=None if self.entering is None else own(self.entering),
+            batch=batch,
+            cache=None if self.cache is None else self.cache.select(rows, batch.prefix),
         )
 
     def _inputs(self) -> dict[str, Any]:
@@ -165,8 +169,8 @@ class SuffixRunner:
         """What modules do instead of their own work in a step.
 
         Layers before the changed one, and after the loss layer, pass their input on; the changed
-        one, or its projection, gives `hidden`. In the layers between, linear modules and MLPs skip
-        padding, and the MLP of the last of them every token whose logits nobody wants.
+        one, or its projection, gives `hidden`. In the layers between, norms, linear modules and
+        MLPs skip padding, and the MLP of the last of them every token whose logits nobody wants.
         """
         model, end, behaviour = self.model, self.loss_layer, self.model.behaviour
         forwards = self._changed(hidden)
@@ -175,7 +179,7 @@ class SuffixRunner:
         ]
         for i in range(self.layer + 1, end + 1):
             block = model.layer(i)
-            parts = [(name, self.batch.tokens) for name in behaviour.linears]
+            parts = [(name, self.batch.tokens) for name in behaviour.token_wise]
             if behaviour.mlp is not None:
                 tokens = self.batch.wanted if i == end else self.batch.tokens
                 parts.append((behaviour.mlp, tokens))
