@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -31,25 +32,25 @@ def test_examples_of_facts_are_read(tmp_path, language, suffix):
 
 
 def test_the_example_of_settings_is_read(tmp_path):
-    (block,) = blocks("config.md", "toml")
-    (tmp_path / "edit.toml").write_text(block, encoding="utf-8")
+    first, chat = blocks("config.md", "toml")
+    (tmp_path / "edit.toml").write_text(first, encoding="utf-8")
     config = EditConfig.from_toml(tmp_path / "edit.toml")
     assert config.layers == (4, 5, 6, 7, 8)
     assert config.seed_words["it"][0] == "Il"
+    (tmp_path / "chat.toml").write_text(chat, encoding="utf-8")
+    assert EditConfig.from_toml(tmp_path / "chat.toml").chat_settings is not None
 
 
 def test_every_setting_is_listed_with_its_default():
     rows = re.findall(
         r"^\| `(\w+)` \| ([^|]+) \|", (DOCS / "config.md").read_text(encoding="utf-8"), re.MULTILINE
     )
-    listed = {name: default.strip(' `"') for name, default in rows}
+    listed = {name: default.strip(" `") for name, default in rows}
     config = EditConfig(layers=(0,), null_share=0.5)
     assert list(listed) == list(EditConfig.model_fields)
     for name, default in listed.items():
         if not default.startswith("none"):
-            value = getattr(config, name)
-            shown = str(value).lower() if isinstance(value, bool) else value
-            assert type(shown)(default) == shown, name
+            assert tomllib.loads(f"value = {default}")["value"] == getattr(config, name), name
 
 
 @pytest.mark.parametrize("name", shipped_names())

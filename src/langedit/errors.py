@@ -9,6 +9,7 @@ LangEditError
 ├── MomentsError       second moments are missing, damaged or of another model
 ├── RecordError        a record of edits is missing, damaged or does not fit what is asked of it
 ├── OutputError        results cannot be written where they were asked for
+├── WorkspaceError     a workspace is damaged, locked, of another version, or cannot be written
 └── NumericalError     a value became non-finite or a guarantee does not hold
 """
 
@@ -49,6 +50,10 @@ class RecordError(LangEditError):
 
 class OutputError(LangEditError):
     """Results cannot be written where they were asked for."""
+
+
+class WorkspaceError(LangEditError):
+    """A workspace is damaged, locked, of another version or model, or cannot be written."""
 
 
 class NumericalError(LangEditError):

@@ -208,7 +208,7 @@ def test_a_missing_option(refused):
 
 
 def test_a_failure_while_saving_leaves_nothing(refused, edit_arguments, monkeypatch, tmp_path):
-    def fill_the_disk(_editor: Editor, folder: Path) -> None:
+    def fill_the_disk(_editor: Editor, folder: Path, **_: object) -> None:
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

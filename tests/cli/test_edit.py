@@ -11,6 +11,8 @@ from cli_helpers import LAYERS, write_rows
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from langedit.editing import method_names
+
 STRONG = (
     "layers = [1, 2]\nnull_share = 0.5\nridge = 1e-2\nnorm_clamp = 8.0\nvalue_steps = 40\n"
     "value_lr = 0.5\nkl_weight = 0.0\nvalue_weight_decay = 0.0\nprefix_count = 0\n"
@@ -44,6 +46,7 @@ def test_edit_raises_the_scores_and_records_the_run(langedit, edit_arguments, tm
     assert report["facts"]["rejected"] == []
     assert 0 < report["independence_max"] < 1e-5
     assert "within the guaranteed 1e-05" in out
+    assert out.count("What the scores mean") == 1
     assert "Edited 2 facts in 2 batches; 0 rows were rejected." in out
     record = read_json(tmp_path / "edited" / "langedit.json")
     assert record["config"]["method"] == "langedit"
@@ -132,3 +135,8 @@ def test_an_empty_output_folder_is_taken(langedit, edit_arguments, tmp_path):
     langedit.ok(*edit_arguments())
     assert (tmp_path / "edited" / "langedit.json").is_file()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_the_help_names_every_method(langedit):
+    _, out, _ = langedit("edit", "--help")
+    assert ", ".join(method_names()) in " ".join(out.split())

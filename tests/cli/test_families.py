@@ -1,40 +1,28 @@
-"""Every family: moments, edit, save, and plain transformers gives the live model's logits."""
+"""Every family in every precision: moments, edit, save, reload, export; and the page says so."""
 
 from __future__ import annotations
 
 import pytest
-import torch
-from cli_helpers import FACTS, FAST, LAYERS, save_tiny, write_rows
+from family_table import HEAD, PAGE, PRECISIONS, check, row
 from tiny import FAMILIES
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from langedit.cli.collect import CollectOptions, collect
-from langedit.cli.job import edit_model
-from langedit.cli.plan import EditOptions
-from langedit.models import pad_batch
 
 
+def cells_in_page() -> dict[str, list[str]]:
+    """Family -> cells, from the table in the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert text.startswith(HEAD)
+    rows = text.removeprefix(HEAD).splitlines()
+    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in rows}
+    assert [row(family, own) for family, own in cells.items()] == rows
+    return cells
+
+
+def test_the_page_lists_every_family_that_is_tested():
+    assert tuple(cells_in_page()) == FAMILIES
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_edited_checkpoints_reload_with_the_same_logits(family, texts, tmp_path):
-    model = save_tiny(tmp_path / "model", family=family)
-    (tmp_path / "fast.toml").write_text(FAST)
-    moments = tmp_path / "moments"
-    collect(CollectOptions(model=str(model), sources=(str(texts),), layers=LAYERS, output=moments))
-    outcome = edit_model(
-        EditOptions(
-            model=str(model),
-            facts=write_rows(tmp_path / "facts.jsonl", FACTS),
-            output=tmp_path / "edited",
-            config=str(tmp_path / "fast.toml"),
-            moments=moments,
-        )
-    )
-    live = outcome.editor.model
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "edited")
-    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "edited").eval()
-    original = AutoModelForCausalLM.from_pretrained(model).eval()
-    text = tokenizer("The capital of France is", return_tensors="pt")
-    with torch.no_grad():
-        expected = live.logits(pad_batch([tuple(text["input_ids"][0].tolist())], live.pad_id))
-        torch.testing.assert_close(reloaded(**text).logits, expected, rtol=1e-5, atol=1e-5)
-        assert (original(**text).logits - expected).abs().max() > 1e-3
+def test_a_family_goes_through_all_steps_as_the_page_says(family, precision, tmp_path):
+    listed = cells_in_page()[family][PRECISIONS.index(precision)]
+    assert check(family, precision, tmp_path) == listed

@@ -21,6 +21,7 @@ def method(efficacy: float, answers: tuple[Answer, ...] = ()) -> MethodResult:
         languages={"zh": scores},
         first_batch=0.5,
         first_batches={"zh": 0.25},
+        subjects={"new": Scores(facts=2, efficacy=efficacy, generalization=0.5)},
         perplexity={"zh": 1.25},
         perplexity_ratio=1.5,
         independence_max=3.2e-9,
@@ -46,7 +47,8 @@ def results(tmp_path: Path) -> DemoResults:
 def test_the_command_prints_tables_answers_and_files(langedit, monkeypatch, results, tmp_path):
     asked = {}
 
-    def run_demo(output: Path, *, seed: int, on_progress) -> DemoResults:
+    def run_demo(output: Path, *, seed: int, profile: bool, on_progress) -> DemoResults:
+        assert not profile
         asked.update(output=output, seed=seed)
         on_progress("batch 1/2")
         return results
@@ -60,7 +62,9 @@ def test_the_command_prints_tables_answers_and_files(langedit, monkeypatch, resu
     cells = [[cell for cell in row if cell] for row in rows]
     assert ["zh", "99.0", "87.5", "–", "25.0", "1.250"] in cells
     assert ["all", "1.0", "87.5", "–", "50.0", "1.500"] in cells
+    assert ["new", "2", "99.0", "1.0"] in cells
     assert ["zh", "冰岛的货币是", "冰岛克朗", "泰铢"] in cells
     assert "langedit: largest |ΔW k|/|W k| over earlier edits 3.2e-09, 12 s of editing" in out
+    assert out.count("What the scores mean") == 1
     assert str(results.file) in out
     assert str(results.figure) in out

@@ -167,3 +167,10 @@ def test_the_example_in_the_docs_is_valid(tmp_path):
 
 def test_values_are_not_shared(ground):
     assert CompareConfig(**values(ground)) == CompareConfig(**values(ground))
+
+
+def test_metrics_are_shares_of_the_edited_model_alone(tmp_path):
+    assert comparison(tmp_path, metrics=("success",)).metrics == ("efficacy", "success")
+    for name in ("agreement", "fluency"):
+        with pytest.raises(ConfigError, match="metrics"):
+            comparison(tmp_path, metrics=(name,))

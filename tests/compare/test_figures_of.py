@@ -1,4 +1,4 @@
-"""Figures by hand-computed tables, and intervals against known cases."""
+"""Figures by hand-computed tables."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import pytest
 
 from langedit.compare.figures_of import (
     columns_of,
-    interference_values,
-    matrix_of,
+    draws_of,
+    interference_of,
     means_of,
-    off_diagonal,
     perplexity_ratio,
     retention_curve,
-    transfer_values,
+    transfer_of,
 )
-from langedit.compare.intervals import Interval, resample
+from langedit.evaluation import cell_values
 
 
-def fact(language, batch, efficacy, specificity=None):
+def fact(group, language, batch, efficacy, specificity=None):
     return {
+        "group": group,
         "language": language,
         "batch": batch,
         "efficacy": efficacy,
@@ -29,24 +29,25 @@ def fact(language, batch, efficacy, specificity=None):
 
 RECORD = {
     "facts": [
-        fact("en", 0, 1.0, 0.5),
-        fact("en", 0, 0.5),
-        fact("de", 1, 0.25, 1.0),
-        fact("en", 2, 0.0),
+        fact("a", "en", 0, 1.0, 0.5),
+        fact("b", "en", 0, 0.5),
+        fact("c", "de", 1, 0.25, 1.0),
+        fact("d", "en", 2, 0.0),
     ],
     "retention": [
-        {"after": 1, "efficacy": [1.0, 1.0]},
-        {"after": 3, "efficacy": [1.0, 0.5, 0.25, 0.0]},
+        {"after": 1, "efficacy": [[1.0, 1.0]]},
+        {"after": 3, "efficacy": [[1.0, 0.5], [0.25], [0.0]]},
     ],
+    "sampled": [[0], [0], [0]],
     "interference": [
-        {"after": 1, "efficacy": {"0": 1.0}},
-        {"after": 2, "efficacy": {"0": 0.75, "2": 1.0}},
-        {"after": 3, "efficacy": {"0": 0.25, "2": 0.25, "3": 0.0}},
+        {"after": 1, "efficacy": [[1.0]]},
+        {"after": 2, "efficacy": [[0.75], [1.0]]},
+        {"after": 3, "efficacy": [[0.25], [0.25], [0.0]]},
     ],
     "transfer": [
-        {"fact": 0, "language": "de", "efficacy": 0.5},
-        {"fact": 1, "language": "de", "efficacy": 0.0},
-        {"fact": 2, "language": "en", "efficacy": None},
+        {"row": "en", "column": "de", "value": 0.5, "fact": "a", "run": 0},
+        {"row": "en", "column": "de", "value": 0.0, "fact": "b", "run": 0},
+        {"row": "de", "column": "en", "value": 1.0, "fact": "c", "run": 0},
     ],
     "perplexity": {"en": 4.0, "de": 9.0},
 }  # fmt: skip
@@ -73,26 +74,41 @@ def test_retention_by_hand():
 
 
 def test_transfer_by_hand():
-    assert matrix_of([transfer_values(RECORD)]) == {
-        ("en", "de"): 0.25,
-        ("en", "en"): 0.75,
-        ("de", "de"): 0.25,
+    assert cell_values(transfer_of(RECORD, 3)) == {
+        ("en", "de"): {3: [0.5, 0.0]},
+        ("de", "en"): {3: [1.0]},
+        ("en", "en"): {3: [1.0, 0.5]},
+        ("de", "de"): {3: [0.25]},
     }
 
 
 def test_interference_by_hand():
-    values = interference_values(RECORD)
-    assert values == {("de", "en"): [-0.25], ("en", "en"): [-0.5], ("en", "de"): [-0.75]}
-    assert off_diagonal(matrix_of([values, values])) == pytest.approx(-0.5)
+    assert cell_values(interference_of(RECORD, 1)) == {
+        ("en", "de"): {1: [-0.25]},
+        ("en", "en"): {1: [-0.5]},
+        ("de", "en"): {1: [-0.75]},
+    }
 
 
 def test_mixed_batches_and_gaps_say_nothing_of_one_language():
     mixed = [dict(own, batch=0 if own["batch"] < 2 else 1) for own in RECORD["facts"]]
+    record = {
+        **RECORD,
+        "facts": mixed,
+        "sampled": [[0, 2], [0]],
+        "interference": [
+            {"after": 1, "efficacy": [[1.0, 1.0]]},
+            {"after": 2, "efficacy": [[0.75, 0.5], [1.0]]},
+        ],
+    }
+    found = cell_values(interference_of(record))
+    assert found == {("en", "en"): {0: [-0.25]}, ("de", "en"): {0: [-0.5]}}
+    last = [dict(own, batch=number // 2) for number, own in enumerate(RECORD["facts"])]
+    points = [{"after": 1, "efficacy": [[1.0]]}, {"after": 2, "efficacy": [[0.5], [1.0]]}]
+    by_both = {**RECORD, "facts": last, "sampled": [[0], [1]], "interference": points}
+    assert interference_of(by_both) == []  # the later batch is in German and in English
     points = RECORD["interference"]
-    record = {**RECORD, "facts": mixed, "interference": [points[0], points[1]]}
-    assert interference_values(record) == {("en", "en"): [-0.25]}
-    gap = {**RECORD, "interference": [points[0], points[2]]}
-    assert interference_values(gap) == {}
+    assert interference_of({**RECORD, "interference": [points[0], points[2]]}) == []
 
 
 def test_perplexity_ratio_is_a_geometric_mean():
@@ -103,49 +119,9 @@ def test_perplexity_ratio_is_a_geometric_mean():
     assert perplexity_ratio({"perplexity": {}}, {"perplexity": {}}) is None
 
 
-def columns(efficacy, first=2):
-    return {
-        "efficacy": efficacy,
-        "generalization": efficacy,
-        "specificity": [1.0] * len(efficacy),
-        "first_batch": [*efficacy[:first], *[None] * (len(efficacy) - first)],
-    }
-
-
-def test_equal_values_have_an_interval_of_no_width():
-    found = resample([columns([0.5] * 10)], resamples=100)
-    assert found.interval("efficacy") == Interval(0.5, 0.5, 0.5)
-    assert found.interval("mean") == Interval(0.625, 0.625, 0.625)
-
-
-def test_the_interval_has_the_width_of_theory():
-    values = [0.0, 1.0] * 200
-    found = resample([columns(values, 40)], resamples=2000).interval("efficacy")
-    assert found.mean == 0.5
-    half = 1.96 * 0.5 / 400**0.5
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.15)
-
-
-def test_seeds_that_differ_widen_the_interval():
-    one = resample([columns([0.5] * 20)] * 2, resamples=200).interval("efficacy")
-    two = resample([columns([0.2] * 20), columns([0.8] * 20)], resamples=200).interval("efficacy")
-    assert one.low == one.high == 0.5
-    assert (two.mean, two.low, two.high) == pytest.approx((0.5, 0.2, 0.8))
-
-
-def test_differences_are_paired_fact_by_fact():
-    base = [i / 40 for i in range(40)]
-    better = resample([columns([v + 0.01 for v in base])], resamples=300)
-    worse = resample([columns(base)], resamples=300)
-    found = better.difference(worse, "efficacy")
-    assert (found.mean, found.low, found.high) == pytest.approx((0.01, 0.01, 0.01))
-    assert not better.interval("efficacy").parts_from(worse.interval("efficacy"))
-
-
-def test_a_score_that_nobody_has_has_no_interval():
-    found = resample([{"efficacy": [1.0], "first_batch": [None]}], resamples=10)
-    assert found.interval("first_batch") is None
-    assert found.interval("mean") is None
-    assert found.interval("efficacy") == Interval(1.0, 1.0, 1.0)
-    with pytest.raises(ValueError, match="at least one seed"):
-        resample([], resamples=10)
+def test_draws_have_the_mean_of_the_four_scores():
+    found = draws_of([RECORD, RECORD], METRICS, 20)
+    expected = means_of(RECORD, METRICS)
+    for name in (*METRICS, "first_batch", "mean"):
+        assert found.interval(name).mean == pytest.approx(expected[name])
+    assert draws_of([RECORD], ("efficacy",), 20).interval("mean") is None

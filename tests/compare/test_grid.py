@@ -12,10 +12,10 @@ from compare_helpers import SETTINGS, comparison
 from langedit.compare import grid as grid_module
 from langedit.compare.cells import make_cells, retention_points
 from langedit.compare.figures_of import (
-    interference_values,
+    interference_of,
     means_of,
     retention_curve,
-    transfer_values,
+    transfer_of,
 )
 from langedit.compare.files import read_json, write_json
 from langedit.compare.grid import finished, run_grid
@@ -24,7 +24,7 @@ from langedit.compare.measure import measure
 from langedit.compare.tidy import write_csv
 from langedit.editing.methods.memit_seq import MemitSeq
 from langedit.errors import ConfigError, OutputError
-from langedit.evaluation import Scores, score_facts
+from langedit.evaluation import Scores, cell_values, score_facts
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +84,20 @@ def test_the_identity_update_scores_like_the_control(done, tmp_path, monkeypatch
     for part in ("facts", "transfer", "perplexity"):
         assert same[part] == control[part]
     assert edited["perplexity"] != control["perplexity"]  # the real method does change the model
-    assert all(set(v) == {0.0} for v in interference_values(same).values())
+    assert {score.value for score in interference_of(same)} == {0.0}
 
 
 def test_earlier_facts_are_asked_again(done):
     record = done[3][1].record
     assert [point["after"] for point in record["retention"]] == [1, 2]
-    assert [len(point["efficacy"]) for point in record["retention"]] == [2, 4]
-    assert record["retention"][-1]["efficacy"] == [fact["efficacy"] for fact in record["facts"]]
+    assert [list(map(len, point["efficacy"])) for point in record["retention"]] == [[2], [2, 2]]
+    at_the_end = [value for batch in record["retention"][-1]["efficacy"] for value in batch]
+    assert at_the_end == [fact["efficacy"] for fact in record["facts"]]
     assert retention_curve(record)[0][0] == 1
-    assert set(interference_values(record)) == {("de", "en")}
-    assert {("en", "de"), ("de", "en"), ("en", "en")} <= set(transfer_values(record))
+    assert set(cell_values(interference_of(record))) == {("en", "de")}
+    found = cell_values(transfer_of(record))
+    assert set(found) == {(a, b) for a in ("en", "de") for b in ("en", "de")}
+    assert [len(values[0]) for values in found.values()] == [2] * 4
 
 
 def test_started_again_it_runs_only_what_is_missing(done, monkeypatch):
@@ -312,7 +315,7 @@ def test_the_table_has_one_row_a_figure(done, tmp_path):
         ("all", "mean"),
         ("all", "perplexity_ratio"),
         ("en>de", "transfer"),
-        ("de>en", "interference"),
+        ("en>de", "interference"),
         ("all", "seconds_edit"),
     ):
         assert ("tiny", "langedit", "own", "0", *key) in by_name

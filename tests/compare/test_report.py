@@ -14,6 +14,7 @@ from langedit.compare.report import write_report
 from langedit.compare.summary import board_table, boards_of, percent_interval
 from langedit.compare.tidy import rows_of
 from langedit.errors import ConfigError
+from langedit.evaluation import Interval
 from langedit.reporting import percent
 
 COMMAND = "langedit compare tiny.toml --report results.md"
@@ -108,13 +109,27 @@ def test_the_best_is_bold_only_where_intervals_part(done):
     console = Console(width=200, force_terminal=True, record=True)
     console.print(board_table(clear))
     shown = console.export_text(styles=True)
-    assert re.search(r"\x1b\[1m *90\.0 \(90\.0–90\.0\)", shown)
-    assert not re.search(r"\x1b\[1m *50\.0", shown)
+    assert re.search(r"\x1b\[1m *90\.0", shown)
+    row = next(line for line in shown.splitlines() if "memit-seq" in line)
+    assert "50.0" in row
+    assert "\x1b[1m" not in row
+    assert "90.0–90.0" in shown
+
+
+def test_the_table_fits_a_terminal_of_80_columns(done):
+    (board,) = boards_of(done[1], 50)
+    console = Console(width=80, record=True)
+    console.print(board_table(board))
+    shown = console.export_text()
+    assert "…" not in shown
+    for word in ("efficacy", "generali-", "ficity", "memit-seq", "mean"):
+        assert word in shown
 
 
 def test_intervals_in_words():
-    from langedit.compare.intervals import Interval
+    def interval(mean, low, high):
+        return Interval(mean=mean, low=low, high=high, level=0.95, facts=9)
 
-    assert percent_interval(Interval(0.5, 0.4, 0.6)) == "50.0 (40.0–60.0)"
-    assert percent_interval(Interval(0.01, -0.02, 0.03), sign=True) == "+1.0 (-2.0 to +3.0)"
+    assert percent_interval(interval(0.5, 0.4, 0.6)) == "50.0 (40.0–60.0)"
+    assert percent_interval(interval(0.01, -0.02, 0.03), sign=True) == "+1.0 (-2.0 to +3.0)"
     assert percent_interval(None) == "–"

@@ -31,18 +31,17 @@ def test_per_batch_has_one_language_a_batch_and_facts_of_its_own(ground):
     (stream,) = stream_of(ground, batches=4)
     assert languages(stream) == [["en"] * 2, ["de"] * 2, ["en"] * 2, ["de"] * 2]
     assert max(Counter(name for batch in ids(stream) for name in batch).values()) == 1
-    assert {stream.facts[index].language + fact.language for index, fact in stream.aligned} == {
-        "ende",
-        "deen",
-    }
+    pairs = {fact.language + other.language for fact, other in stream.aligned}
+    assert pairs == {"ende", "deen"}
 
 
 def test_aligned_facts_say_the_same_in_the_other_language(ground):
     (stream,) = stream_of(ground, batches=4, transfer_sample=9)
     assert len(stream.aligned) == 8
-    for index, fact in stream.aligned:
-        own = stream.facts[index]
+    for own, fact in stream.aligned:
+        assert own in stream.facts
         assert own.id == fact.id
+        assert own.group == fact.group is not None
         assert own.language != fact.language
         assert fact.text not in {edited.text for edited in stream.facts}
 
@@ -125,9 +124,11 @@ def test_the_atlas_is_aligned_and_its_parts_do_not_meet(ground):
     tuning = Streams(config, "tuning").stream("atlas", plan, 0)
     assert [batch[0].language for batch in evaluation.batches] == ["en", "de", "zh"]
     assert len(evaluation.aligned) == 3 * 3 * 2
-    for index, fact in evaluation.aligned:
-        relation, subject = evaluation.facts[index].id.split("/", 1)[1].split("/", 1)
+    for own, fact in evaluation.aligned:
+        relation, subject = own.id.split("/", 1)[1].split("/", 1)
         assert fact.id == f"{fact.language}/{relation}/{subject}"
+        assert own.group == fact.group
+        assert fact.old not in (None, fact.target)
     names = [{f.id.split("/", 2)[2] for f in own.facts} for own in (evaluation, tuning)]
     assert names[0].isdisjoint(names[1])
     assert set(evaluation.texts) == {"en", "de", "zh"}

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from langedit.demo.atlas import Atlas
-from langedit.demo.edits import SHOWN, choose_batches, held_out_triples, shown_edits
-from langedit.facts import check_batch
+from langedit.demo.edits import (
+    SHOWN,
+    choose_batches,
+    held_out_triples,
+    shown_edits,
+    subject_kinds,
+)
+from langedit.facts import Fact, check_batch, comparable
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +101,29 @@ def test_another_seed_gives_other_edits(atlas, batches):
 def test_batches_must_share_out_evenly(atlas):
     with pytest.raises(ValueError, match="multiple of 6"):
         choose_batches(atlas, batches=7)
+
+
+def test_facts_know_their_old_answer_and_their_group(atlas, batches):
+    facts = [fact for batch in batches for fact in batch]
+    groups: dict[str, list] = {}
+    for fact in facts:
+        triple = triple_of(atlas, fact)
+        assert fact.old == atlas.object_label(triple.relation, triple.object, fact.language)
+        assert comparable(fact.old) != comparable(fact.target)
+        assert fact.group.startswith(f"{triple.relation}/{triple.subject}=")
+        groups.setdefault(fact.group, []).append(fact.language)
+    for edit in shown_edits(atlas):
+        assert sorted(groups[edit.key]) == sorted(atlas.languages)
+    assert all(len(set(languages)) == len(languages) for languages in groups.values())
+
+
+def test_kinds_of_subjects():
+    def fact(language, subject, thing):
+        return Fact(language, "{} is in", subject, "Peru", id=f"{language}/city_country/{thing}")
+
+    batches = [
+        [fact("en", "Rome", "rome"), fact("en", "Nairobi", "nairobi")],
+        [fact("de", "Rom", "rome"), fact("de", "Nairobi", "nairobi"), fact("de", "Paris", "paris")],
+    ]
+    kinds = subject_kinds(batches)
+    assert kinds == ["new", "new", "edited before", "same name", "new"]

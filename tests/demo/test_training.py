@@ -106,7 +106,7 @@ def test_prose_of_another_seed_is_other_text():
 
 
 def test_learning_rate_rises_stays_and_falls():
-    stage = training.separating(3000, 1.0)
+    stage = training.separating(3000, 1.0, 1.0)
     rates = [training.learning_rate(step, stage) for step in range(3000)]
     assert rates[0] < 0.03
     assert max(rates) == 1.0
@@ -118,7 +118,7 @@ def test_a_few_steps_give_a_checkpoint(atlas, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "VOCABULARY_SIZE", 1500)
     monkeypatch.setattr(training.Atlas, "from_cldr", lambda: atlas)
     options = {"rows": 2, "length": 48, "save_every": 100, "device": "cpu"}
-    stages = [training.learning(3, 1e-3), training.separating(2)]
+    stages = [training.learning(3, 1e-3), training.separating(2, 1e-3, 1.0)]
     training.train(tmp_path / "a", stages=stages, **options)
     training.train(tmp_path / "b", stages=stages[:1], **options)
     training.train(tmp_path / "b", stages=stages[1:], start=tmp_path / "b", **options)

@@ -240,11 +240,11 @@ def test_methods_by_name() -> None:
 
 
 def test_a_plug_in_brings_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = "langedit.editing.methods.registry"
+    points = "langedit.method_points"
 
     def offer(name: str) -> None:
         point = EntryPoint(name=name, value="langedit.editing.methods.memit:Memit", group="g")
-        monkeypatch.setattr(f"{registry}.entry_points", lambda group: (point,))
+        monkeypatch.setattr(f"{points}.entry_points", lambda group: (point,))
 
     offer("mine")
     assert method_names()[-1] == "mine"

@@ -134,8 +134,8 @@ def test_a_loss_that_is_not_finite_is_told() -> None:
     model = tiny_editable("llama")
     with torch.no_grad():
         model.model.lm_head.weight[7] = torch.nan
-    row = TrainingRow(ids=(3, 4), wanted=(1,), tokens=(7,))
-    with pytest.raises(NumericalError, match="step 1"):
+    row = TrainingRow(name="capital", ids=(3, 4), wanted=(1,), tokens=(7,))
+    with pytest.raises(NumericalError, match="step 1 of capital"):
         train_weights(
             model,
             {model.weight_name(1): model.read_weight(1)},

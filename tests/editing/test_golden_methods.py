@@ -194,7 +194,8 @@ class OriginalFineTuning(FineTuning):
             ids = tuple(tokenizer(fact.text)["input_ids"])
             padded = (*target, *[tokenizer.pad_token_id] * (width - len(target)))
             tokens = padded if self.pads else target
-            rows.append(TrainingRow(ids=ids, wanted=(len(ids) - 1,) * len(tokens), tokens=tokens))
+            wanted = (len(ids) - 1,) * len(tokens)
+            rows.append(TrainingRow(name="", ids=ids, wanted=wanted, tokens=tokens))
         return rows
 
 

@@ -7,7 +7,7 @@ import torch
 from tiny import FAMILIES, tiny_editable
 
 from langedit.editing.layout import TokenLayout, lay_out
-from langedit.editing.passes import token_states
+from langedit.editing.passes import TokenStates
 from langedit.models import EditableModel, Recorder
 
 SEQUENCES = [
@@ -104,8 +104,7 @@ def test_a_model_that_ignores_the_mask_is_found_out() -> None:
 
 def test_states_by_token() -> None:
     model = tiny_editable("llama")
-    name = model.layer_name(1)
-    states = token_states(model, SEQUENCES, 100, outputs=[name], stop_after=name)[name]
+    states = TokenStates.compute(model, SEQUENCES, 1, 100)
     assert len(states.values) < sum(map(len, SEQUENCES))
     rectangle = states.rectangle(states.index)
     for i, ids in enumerate(SEQUENCES):

@@ -36,6 +36,24 @@ def test_targets_of_the_projection_follow_the_straightforward_trajectory(family:
         assert ours == pytest.approx(expected.losses[-1][:3], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt", "bloom"])
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_so_do_those_of_the_first_and_the_last_layer(
+    family: str, layer: int, use_cache: bool
+) -> None:
+    model, config = tiny_editable(family), settings(layers=(layer,))
+    assert model.structure.n_layers == 3
+    # The prompt ends with its subject: in the last layer nothing that follows could be reached, and
+    # a gradient that is zero but for rounding would decide where Adam goes.
+    request = prepare_request(model, FACTS[3], PREFIXES.of("en"), config)
+    found = optimise_targets(model, [request], config, site="projection", use_cache=use_cache)
+    expected = naive_target(model, request, config, site="projection")
+    assert (found.target_hidden[0] - expected.target).norm() <= TOLERANCE * expected.target.norm()
+    of_layer = optimise_targets(model, [request], config, use_cache=use_cache)  # control
+    assert not torch.allclose(found.initial_hidden, of_layer.initial_hidden, atol=1e-2)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
 def test_the_edited_projection_gives_the_target_exactly(family: str) -> None:
     edited = editor(family)

@@ -7,7 +7,7 @@ from oracles_targets import naive_target
 from tiny import FAMILIES, tiny_editable
 
 from langedit.editing import EditConfig, EditRequest, optimise_targets, prepare_request
-from langedit.editing.passes import token_states
+from langedit.editing.passes import TokenStates
 from langedit.editing.prefix_cache import PrefixCache
 from langedit.errors import NumericalError
 from langedit.facts import Fact
@@ -27,8 +27,7 @@ def encoded(
 def has_cache(model: EditableModel, requests: list[EditRequest]) -> bool:
     prompts = [request.prompts[0].ids for request in requests]
     before = [request.prompts[0].ids[: request.prompts[0].lookup] for request in requests]
-    name = model.layer_name(1)
-    states = token_states(model, prompts, 100, outputs=[name], stop_after=name)[name]
+    states = TokenStates.compute(model, prompts, 1, 100)
     return PrefixCache.compute(model, states, before, 2, 2, 100) is not None
 
 

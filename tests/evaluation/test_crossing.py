@@ -104,8 +104,23 @@ def test_facts_are_asked_only_where_they_were_not_edited():
         ("de", "1", "de"),
         ("de", "1", "zh"),
     ]
+    everywhere = [a_fact(language, "1") for language in PROMPTS]
+    assert aligned_pairs(everywhere, pool, may_be_none=True) == []
     with pytest.raises(FactError, match="edited in one language"):
         aligned_pairs([a_fact(language, "1") for language in PROMPTS], pool)
+
+
+def test_a_question_that_is_edited_under_another_group_is_not_asked():
+    other = Fact(language="de", prompt=PROMPTS["de"], subject="land 1", target="Paris", group="x")
+    pool = [a_fact(language, "1") for language in PROMPTS]
+    pairs = aligned_pairs([pool[0], other], pool)
+    assert [(a.group, b.language) for a, b in pairs] == [("1", "en"), ("1", "zh"), ("x", "de")]
+
+
+def test_means_over_the_diagonal_and_off_it():
+    table = language_matrix("interference", interference_scores(HISTORY), ["en", "de"])
+    assert table.diagonal() == pytest.approx((0.0 + 0.5) / 2)
+    assert table.off_diagonal() == pytest.approx(((-0.75 + 0 - 0.5) / 3 - 0.25) / 2)
 
 
 def test_transfer_on_a_model_and_its_gain():

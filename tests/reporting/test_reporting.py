@@ -10,6 +10,7 @@ from langedit.reporting import (
     percent,
     retention_figure,
     score_table,
+    stream_figure,
 )
 
 
@@ -80,3 +81,31 @@ def test_definitions_are_shown_beside_numbers(capsys):
     shown = capsys.readouterr().out
     assert "share of the tokens of the target" in shown
     assert "facts" not in shown
+
+
+def test_heat_maps_of_many_methods_take_several_rows_in_the_order_wanted(tmp_path):
+    scores = [CrossScore(row="zh", column="en", value=0.5, fact="a")]
+    matrix = language_matrix("transfer", scores, ["en", "zh"])
+    for count in (1, 5):
+        panels = {f"method {number}": matrix for number in range(count)}
+        path = tmp_path / f"{count}.png"
+        heatmap_figure(panels, path, rows="r", columns="c", languages=["zh", "en"])
+    small, large = (height_of(tmp_path / f"{count}.png") for count in (1, 5))
+    assert large == 2 * small
+    with pytest.raises(ValueError, match="not in"):
+        heatmap_figure({"a": matrix}, tmp_path / "x.png", rows="r", columns="c", languages=["en"])
+
+
+def test_stream_figure_is_a_png_and_needs_a_panel(tmp_path):
+    curves = {"first batch": {"a": [(1, 1.0), (6, None), (12, 0.25)], "b": [(1, 0.5)]}}
+    stream_figure(curves, tmp_path / "new" / "stream.png")
+    assert height_of(tmp_path / "new" / "stream.png") > 100
+    with pytest.raises(ValueError, match="at least one panel"):
+        stream_figure({}, tmp_path / "none.png")
+
+
+def height_of(path):
+    """Height in pixels, from the header of a PNG."""
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    return int.from_bytes(data[20:24], "big")

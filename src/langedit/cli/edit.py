@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from langedit.cli.options import DeviceMap, Dtype, Model, Profile, Revision
+from langedit.method_points import method_names
+
+METHODS = ", ".join(method_names())
 
 EXAMPLES = """\b
 Examples:
@@ -34,14 +37,14 @@ def run(
     config: Annotated[
         str | None,
         typer.Option(
-            help="Settings: a .toml file, hyperparameters of ROME, MEMIT or AlphaEdit (.json), or "
-            "the name of a shipped file.",
+            help=f"Settings of a method ({METHODS}): a .toml file, published hyperparameters "
+            "(.json), or the name of a shipped file.",
             show_default=False,
         ),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="langedit, alphaedit, memit or memit-seq.", show_default=False),
+        typer.Option(help=f"{METHODS}; instead of the one in the settings.", show_default=False),
     ] = None,
     moments: Annotated[
         Path | None,

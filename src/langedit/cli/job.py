@@ -38,12 +38,16 @@ class EditOutcome:
         editor: Holds the edited model and a report for each batch.
         before: Scores of `plan.facts` before the first batch.
         after: Scores of the same facts after the last batch.
+        plain_before: Of a model that is asked in a chat: scores of the same facts as plain text.
+        plain_after: The same after the last batch.
     """
 
     plan: EditPlan
     editor: Editor
     before: tuple[FactScore, ...]
     after: tuple[FactScore, ...]
+    plain_before: tuple[FactScore, ...] = ()
+    plain_after: tuple[FactScore, ...] = ()
 
     @property
     def independence_max(self) -> float | None:
@@ -62,12 +66,19 @@ def edit_model(options: EditOptions) -> EditOutcome:
     editor = _load_editor(plan)
     _check_tokens(editor, plan)
     with progress("scoring"):
-        before = tuple(score_facts(editor.model, plan.facts))
+        before, plain_before = _scores(editor, plan)
     with progress("editing batches", len(plan.batches)) as done:
         run_stream(editor, plan.batches, retention=False, on_step=lambda step: done(step.index + 1))
     with progress("scoring"):
-        after = tuple(score_facts(editor.model, plan.facts))
-    outcome = EditOutcome(plan=plan, editor=editor, before=before, after=after)
+        after, plain_after = _scores(editor, plan)
+    outcome = EditOutcome(
+        plan=plan,
+        editor=editor,
+        before=before,
+        after=after,
+        plain_before=plain_before,
+        plain_after=plain_after,
+    )
     with whole_folder(options.output) as folder:
         editor.save_pretrained(folder, scores=[score.shares() for score in after])
         text = json.dumps(_report(outcome), ensure_ascii=False, indent=2)
@@ -88,6 +99,14 @@ def _load_editor(plan: EditPlan) -> Editor:
     return Editor(model, None, plan.config, plan.moments, plan.prefixes, profiler=profiler)
 
 
+def _scores(editor: Editor, plan: EditPlan) -> tuple[tuple[FactScore, ...], tuple[FactScore, ...]]:
+    """Scores as the facts are edited and, where that is in a chat, also as plain text."""
+    own = tuple(score_facts(editor.model, plan.facts))
+    if editor.model.chat is None:
+        return own, ()
+    return own, tuple(score_facts(editor.model.with_chat(None), plan.facts))
+
+
 def _check_tokens(editor: Editor, plan: EditPlan) -> None:
     """See that every fact fits the model before time is spent on the first."""
     for fact in plan.facts:
@@ -106,6 +125,13 @@ def _report(outcome: EditOutcome) -> dict[str, Any]:
             "revision": plan.options.revision,
             "weights_hash": plan.moments.identity.weights_hash,
         },
+        "precision": {
+            "edited_weights": str(
+                outcome.editor.model.stored_dtype(plan.config.layers[0])
+            ).removeprefix("torch."),
+            "solves_and_sums": "float32 or float64",
+            "dequantised": {str(k): kind for k, kind in outcome.editor.dequantised.items()},
+        },
         "corpus": plan.moments.corpus,
         "facts": {
             "file": str(plan.file.path),
@@ -121,6 +147,12 @@ def _report(outcome: EditOutcome) -> dict[str, Any]:
             "before": _mean_scores(outcome.before),
             "after": _mean_scores(outcome.after),
         },
+        "plain_scores": {
+            "before": _mean_scores(outcome.plain_before),
+            "after": _mean_scores(outcome.plain_after),
+        }
+        if outcome.plain_after
+        else None,
         "fact_scores": [
             {"name": fact_name(fact), "before": before.to_dict(), "after": after.to_dict()}
             for fact, before, after in zip(plan.facts, outcome.before, outcome.after, strict=True)

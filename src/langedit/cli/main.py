@@ -11,7 +11,23 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli import apply_delta, compare, demo, edit, export, stats, tune, validate
+from langedit.cli import (
+    apply,
+    apply_delta,
+    compare,
+    demo,
+    edit,
+    export,
+    init,
+    inspect,
+    keeping,
+    memory_plan,
+    stats,
+    stats_store,
+    tune,
+    undo,
+    validate,
+)
 from langedit.errors import LangEditError
 
 USER_ERROR = 2
@@ -24,9 +40,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(
-    "stats", short_help="Collect second moments, which editing needs.", epilog=stats.EXAMPLES
-)(stats.run)
+stats_app = typer.Typer(
+    cls=stats_store.StatsGroup, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+stats_app.command(stats_store.COLLECT, epilog=stats.EXAMPLES)(stats.run)
+stats_app.command("push", epilog=stats_store.PUSH_EXAMPLES)(stats_store.push)
+stats_app.command("pull", epilog=stats_store.PULL_EXAMPLES)(stats_store.pull)
+app.add_typer(
+    stats_app,
+    name="stats",
+    short_help="Collect second moments, which editing needs; push and pull them.",
+)
 app.command("edit", short_help="Edit a file of facts into a model.", epilog=edit.EXAMPLES)(edit.run)
 app.command("export", short_help="Write an edited model in other forms.", epilog=export.EXAMPLES)(
     export.run
@@ -42,6 +66,9 @@ app.command("demo", short_help="Edit a bundled model in six languages.", epilog=
 app.command(
     "validate", short_help="Say what of a data set can be edited.", epilog=validate.EXAMPLES
 )(validate.run)
+app.command(
+    "plan", short_help="Say what a run needs in memory and time.", epilog=memory_plan.EXAMPLES
+)(memory_plan.run)
 
 app.command(
     "compare", short_help="Compare methods, models and data sets.", epilog=compare.EXAMPLES
@@ -49,6 +76,25 @@ app.command(
 app.command(
     "tune", short_help="Choose the settings of the methods compared.", epilog=tune.EXAMPLES
 )(tune.run)
+app.command("init", short_help="Make a workspace for a model.", epilog=init.EXAMPLES)(init.run)
+app.command("apply", short_help="Edit facts into a workspace, or go on.", epilog=apply.EXAMPLES)(
+    apply.run
+)
+app.command("undo", short_help="Take a batch back.", epilog=undo.EXAMPLES)(undo.run)
+for _name, _body, _help in (
+    ("log", inspect.log, "List what happened in a workspace."),
+    ("show", inspect.show, "Show one batch."),
+    ("diff", inspect.diff, "Compare the model after two events."),
+    ("status", inspect.status, "Say which weights a workspace holds."),
+    ("find", inspect.find, "Find what was changed about a subject."),
+):
+    app.command(_name, short_help=_help, epilog=inspect.EXAMPLES[_name])(_body)
+for _name, _keep, _help in (
+    ("verify", keeping.verify, "Check files, rows and weights of a workspace."),
+    ("archive", keeping.archive, "Write a workspace into one file."),
+    ("restore", keeping.restore, "Make a workspace from an archive."),
+):
+    app.command(_name, short_help=_help, epilog=keeping.EXAMPLES[_name])(_keep)
 
 
 def _print_version(wanted: bool) -> None:

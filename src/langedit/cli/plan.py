@@ -100,23 +100,28 @@ def make_plan(options: EditOptions) -> EditPlan:
         file=file,
         facts_sha256=sha256(options.facts.read_bytes()).hexdigest(),
         batches=batches,
-        prefixes=_read_prefixes(options.prefixes, file.facts, config),
+        prefixes=require_prefixes(
+            None if options.prefixes is None else Prefixes.load(options.prefixes),
+            file.facts,
+            config,
+        ),
         moments=read_moments(
-            options.moments, config.layers, model=options.model, revision=options.revision
+            options.moments, config.edited_layers, model=options.model, revision=options.revision
         ),
     )
 
 
-def _read_prefixes(
-    path: Path | None, facts: tuple[Fact, ...], config: EditConfig
+def require_prefixes(
+    given: Prefixes | None, facts: tuple[Fact, ...], config: EditConfig
 ) -> Prefixes | None:
-    """Load the prefixes, or see that the model can write those of every language."""
-    languages = dict.fromkeys(fact.language for fact in facts)
-    if path is None:
-        for language in languages:
+    """See that the prefixes given, or else the model's own, cover every language of the facts.
+
+    Raises:
+        ConfigError: A language has no prefixes, or no seed words for them.
+    """
+    for language in dict.fromkeys(fact.language for fact in facts):
+        if given is None:
             seed_words_of(language, config.seed_words)
-        return None
-    prefixes = Prefixes.load(path)
-    for language in languages:
-        prefixes.of(language)
-    return prefixes
+        else:
+            given.of(language)
+    return given

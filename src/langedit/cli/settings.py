@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -12,13 +13,23 @@ from langedit.console import note
 from langedit.editing import EditConfig
 from langedit.editing.moment_files import find_layers
 from langedit.errors import ConfigError
+from langedit.workspace.guards import GuardSettings, read_guard_texts
 
 _NULL_SHARE = 0.5
 """Share of key directions left to edits where no settings say otherwise: needs no scale."""
 
 
+GUARDS = "guards"
+"""Table of a settings file that only workspaces read."""
+
+
 def read_settings(
-    source: str | None, moments: Path | None, method: str | None, seed: int | None
+    source: str | None,
+    moments: Path | None,
+    method: str | None,
+    seed: int | None,
+    *,
+    guarded: bool = False,
 ) -> EditConfig:
     """Read the settings, then put method and seed in their place if given.
 
@@ -28,6 +39,7 @@ def read_settings(
         moments: Folder of second moments.
         method: Instead of the method in the settings.
         seed: Instead of the seed in the settings.
+        guarded: Whether the file may hold guard rails, which `read_guards` reads.
 
     Raises:
         ConfigError: There is no such file, or a setting is wrong.
@@ -40,8 +52,27 @@ def read_settings(
     if path.suffix == ".json":
         return EditConfig.from_hparams(path, **changes)
     if path.is_file() or path.suffix == ".toml":
-        return EditConfig.from_toml(path, **changes)
+        return EditConfig.from_toml(path, apart=(GUARDS,) if guarded else (), **changes)
     return _shipped(source, changes)
+
+
+def read_guards(source: str | None) -> tuple[GuardSettings, list[str]]:
+    """Read the table `[guards]` of a settings file, and the texts that it names.
+
+    Raises:
+        ConfigError: A limit is wrong, or a text cannot be read.
+    """
+    path = Path(source or "")
+    if source is None or path.suffix != ".toml" or not path.is_file():
+        return GuardSettings(), []
+    table = tomllib.loads(path.read_text(encoding="utf-8")).get(GUARDS, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{path}: guards: expected a table, got {table!r}")
+    try:
+        guards = GuardSettings.of(table)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return guards, read_guard_texts(guards.texts, path.parent)
 
 
 def shipped_names() -> tuple[str, ...]:

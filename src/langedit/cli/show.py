@@ -6,17 +6,18 @@ from rich.console import Console
 from rich.table import Table
 
 from langedit.cli.job import EditOutcome
-from langedit.evaluation import Scores, by_language
-from langedit.reporting import percent, profile_table, score_table
+from langedit.cli.options import layers_text
+from langedit.evaluation import KINDS, Scores, by_language
+from langedit.reporting import definition_table, percent, profile_table, score_table
 
 GUARANTEED = 1e-5
 """Above this, |dW k| / |W k| is more than the rounding of float32 factors."""
 
 
 def show_outcome(outcome: EditOutcome) -> None:
-    """Print scores by language, what later batches did to earlier keys, and where the result is."""
+    """Print scores by language and what they mean, what earlier keys lost, and the files."""
     console = Console()
-    console.print(language_table(outcome))
+    console.print(language_table(outcome), definition_table(KINDS), sep="\n")
     if outcome.editor.profiler is not None:
         console.print(profile_table(outcome.editor.profiler))
     plan = outcome.plan
@@ -26,6 +27,13 @@ def show_outcome(outcome: EditOutcome) -> None:
         f"Edited {len(plan.facts)} facts in {len(plan.batches)} batches; "
         f"{rejected} {'row was' if rejected == 1 else 'rows were'} rejected."
     )
+    dequantised = outcome.editor.dequantised
+    if dequantised:
+        lines.append(
+            f"The model is quantised. Its edited projections, in layers "
+            f"{layers_text(list(dequantised))}, were dequantised and are stored as "
+            f"{outcome.editor.model.stored_dtype(next(iter(dequantised)))}; the rest is as it was."
+        )
     lines.append(f"The edited model is in {plan.options.output}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -39,7 +47,7 @@ def language_table(outcome: EditOutcome) -> Table:
         for language, before in by_language(outcome.before).items()
     }
     rows["all"] = _cells(Scores.of(outcome.before), Scores.of(outcome.after))
-    columns = ("facts", "efficacy", "generalization", "specificity")
+    columns = ("facts", *KINDS)
     return score_table("Scores in percent, before → after", "language", columns, rows)
 
 
@@ -58,9 +66,5 @@ def guarantee_line(outcome: EditOutcome) -> str:
 
 
 def _cells(before: Scores, after: Scores) -> list[str]:
-    pairs = (
-        (before.efficacy, after.efficacy),
-        (before.generalization, after.generalization),
-        (before.specificity, after.specificity),
-    )
-    return [str(before.facts), *(f"{percent(old)} → {percent(new)}" for old, new in pairs)]
+    old, new = before.shares(), after.shares()
+    return [str(before.facts), *(f"{percent(old[k])} → {percent(new[k])}" for k in KINDS)]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from langedit.demo.run import Answer, DemoResults, MethodResult
-from langedit.evaluation import Scores
-from langedit.reporting import percent, profile_table, score_table
+from langedit.evaluation import KINDS, Scores
+from langedit.reporting import definition_table, percent, profile_table, score_table
 
-_COLUMNS = ("efficacy", "generalization", "specificity", "first batch", "perplexity ratio")
+_COLUMNS = (*KINDS, "first batch", "perplexity ratio")
 
 
 def show_demo(results: DemoResults) -> None:
-    """Print a table for each method, answers of the first, and where the files are."""
+    """Print a table for each method, what scores mean, answers of the first, and the files."""
     console = Console()
     for method, own in results.methods.items():
         console.print(method_table(method, own), "")
+    console.print(subject_table(results.methods), "")
+    console.print(definition_table(KINDS), "")
     answers = next((own.answers for own in results.methods.values() if own.answers), ())
     console.print(answer_table(answers), "")
     for method, own in results.methods.items():
@@ -42,6 +44,17 @@ def method_table(method: str, own: MethodResult) -> Table:
     return score_table(title, "language", _COLUMNS, rows)
 
 
+def subject_table(methods: Mapping[str, MethodResult]) -> Table:
+    """Efficacy at the end, by what was edited of a fact's subject in an earlier batch."""
+    rows: dict[str, list[str]] = {}
+    for own in methods.values():
+        for kind, scores in own.subjects.items():
+            row = rows.setdefault(kind, [str(scores.facts)])
+            row.append(percent(scores.efficacy))
+    title = "Efficacy (%) by what earlier batches edited of the subject"
+    return score_table(title, "subject", ["facts", *methods], rows)
+
+
 def answer_table(answers: Sequence[Answer]) -> Table:
     """What the model says to some prompts, before and after."""
     table = Table(title="Generated answers", title_justify="left", title_style="bold")
@@ -53,5 +66,9 @@ def answer_table(answers: Sequence[Answer]) -> Table:
 
 
 def _cells(scores: Scores, first_batch: float, perplexity_ratio: float) -> list[str]:
-    shares = (scores.efficacy, scores.generalization, scores.specificity, first_batch)
-    return [*map(percent, shares), f"{perplexity_ratio:.3f}"]
+    shares = scores.shares()
+    return [
+        *(percent(shares[kind]) for kind in KINDS),
+        percent(first_batch),
+        f"{perplexity_ratio:.3f}",
+    ]

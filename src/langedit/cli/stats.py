@@ -86,7 +86,8 @@ def run(
     """Collect the second moments of the keys of some layers from a corpus.
 
     Needed once for each model and choice of layers. Give text in all languages that will be edited
-    or should stay as they are; they take turns.
+    or should stay as they are; they take turns. langedit stats push and langedit stats pull copy
+    the result to and from other places.
     """
     from langedit.cli.collect import CollectOptions, collect
     from langedit.cli.options import parse_degrees, parse_numbers, parse_structure

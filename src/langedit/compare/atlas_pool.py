@@ -9,7 +9,7 @@ from langedit.compare.config import CompareConfig
 from langedit.compare.pools import Part, Pool, in_part
 from langedit.demo.atlas import Atlas
 from langedit.demo.bundled import perplexity_texts
-from langedit.demo.edits import AtlasEdit, draw_edits, held_out_triples, shown_edits, to_fact
+from langedit.demo.edits import draw_edits, held_out_triples, shown_edits, to_fact
 from langedit.errors import ConfigError, FactError
 from langedit.facts import Fact
 
@@ -60,7 +60,7 @@ def atlas_pool(
             raise FactError(f"data set atlas, {part} facts in {language}: {error}") from None
         drawn[language] = []
         for edit in edits:
-            key = _key(edit)
+            key = edit.key
             if key not in facts:  # else another language has drawn the very same edit
                 drawn[language].append(key)
                 facts[key] = {
@@ -73,7 +73,3 @@ def atlas_pool(
     if config.perplexity_texts:
         texts = {code: perplexity_texts(code, config.perplexity_texts) for code in languages}
     return Pool(facts=facts, drawn=drawn, texts=texts)
-
-
-def _key(edit: AtlasEdit) -> str:
-    return f"{edit.triple.relation}/{edit.triple.subject}={edit.new_object}"

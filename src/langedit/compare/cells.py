@@ -24,7 +24,7 @@ from langedit.compare.reading import edit_config, prefix_language
 from langedit.compare.streams import Stream, Streams, plans_of
 from langedit.editing import EditConfig
 
-FORMAT = 1
+FORMAT = 2
 """Of the result files; raised when the same settings would give other figures."""
 
 Group = Literal["control", "methods", "ablations"]
@@ -134,7 +134,7 @@ def make_ground(
     say: Say,
 ) -> Ground:
     """What the cells of a model share."""
-    layers = tuple(sorted({layer for own in settings for layer in own.layers}))
+    layers = tuple(sorted({layer for own in settings for layer in own.edited_layers}))
     return Ground(config=config, name=model, layers=layers, folder=folder, say=say)
 
 

@@ -13,7 +13,7 @@ from langedit.compare.nearest import unknown_name
 from langedit.compare.ranges import Range, read_range
 from langedit.editing import method_names
 from langedit.errors import ConfigError, FactError
-from langedit.evaluation.scoring import KINDS
+from langedit.evaluation import KINDS, METRICS
 from langedit.facts import Language
 from langedit.facts.datasets import MissingSubject
 
@@ -25,6 +25,11 @@ UNEDITED = "unedited"
 """Name of the control in every grid: the model without any edit."""
 COMMON = "common"
 """Table of ranges that all methods are tuned over."""
+
+_METRICS = tuple(
+    name for name, metric in METRICS.items() if metric.share and not metric.needs_before
+)
+"""Scores that a comparison can have: shares, of the edited model alone."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -171,7 +176,7 @@ class CompareConfig(_Table):
         edits_per_batch: facts in a batch.
         seeds: of the streams of facts.
         ablation_seeds: those that the ablations run with; `None`: the same.
-        metrics: scores of facts; efficacy is always one of them.
+        metrics: scores of facts that are shares (docs/scores.md); efficacy is always one of them.
         retention: after how many batches earlier ones are scored again: a number of points,
             spread evenly, or the batches (from 1). The last is always one of them.
         interference_sample: facts of each batch that are asked again after every later batch.
@@ -231,7 +236,7 @@ class CompareConfig(_Table):
     @classmethod
     def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            _one_of("metrics", name, KINDS)
+            _one_of("metrics", name, _METRICS)
         return tuple(dict.fromkeys(("efficacy", *names)))
 
     @field_validator("languages", mode="after")

@@ -1,26 +1,32 @@
 """Figures of a cell from what its file holds: pure functions of the record.
 
-Definitions, beside those of `langedit.evaluation.metrics`:
+Definitions, beside those of `langedit.evaluation`:
 
 * first batch: efficacy, at the end, of the facts of the first batch; of a language, of the facts in
   its own first batch;
 * mean: mean of efficacy, generalization, specificity and first batch;
 * retention after batch j: mean efficacy of all facts of batches 1 to j, after batch j;
-* transfer[A, B]: mean efficacy, at the end, of facts edited in A asked in B with B's own words,
-  where nobody edited them in B; on the diagonal of the same facts in A itself;
-* interference[B, A]: mean change of the efficacy of an earlier fact of A by one later batch of B.
+* transfer[A, B]: efficacy, at the end, of facts edited in A asked in B with B's own words, where
+  nobody edited that question in B; on the diagonal of the same facts in A itself;
+* interference[A, B]: change of the efficacy of earlier facts of A by a later batch in B.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from langedit.evaluation import mean_or_none
+from langedit.evaluation import (
+    CrossScore,
+    Resampled,
+    ScoreHistory,
+    interference_scores,
+    mean_or_none,
+    resample,
+)
 
 Record = Mapping[str, Any]
-Matrix = dict[tuple[str, str], float]
 
 FIRST_BATCH = "first_batch"
 MEAN = "mean"
@@ -73,65 +79,82 @@ def composite(means: Mapping[str, float | None]) -> float | None:
     return None if None in values else mean_or_none(values)
 
 
+def draws_of(records: Sequence[Record], metrics: Sequence[str], resamples: int) -> Resampled:
+    """Scores resampled over seeds and facts, with `mean`; equal draws for equal streams.
+
+    The facts of the first batch are drawn apart, so that every resample has as many of them.
+
+    Raises:
+        ValueError: there is no record.
+    """
+    columns = [columns_of(record, metrics) for record in records]
+    found = resample(columns, apart=FIRST_BATCH, resamples=resamples)
+    return found.with_mean(MEAN, OBJECTIVE)
+
+
 def retention_curve(record: Record) -> list[tuple[int, float | None, float | None]]:
     """(batches so far, mean efficacy of all facts so far, of those of the first batch)."""
-    early = in_first_batch(record)
-    curve = []
-    for point in record["retention"]:
-        values = point["efficacy"]
-        first = [value for value, is_early in zip(values, early, strict=False) if is_early]
-        curve.append((point["after"], mean_or_none(values), mean_or_none(first)))
-    return curve
+    codes = _batch_codes(record)
+    history = _history(codes, codes, record["retention"])
+    return [
+        (step + 1, mean_or_none(chain.from_iterable(history.values[step])), means[0])
+        for step, means in history.retention().items()
+    ]
 
 
-def transfer_values(record: Record) -> dict[tuple[str, str], list[float]]:
-    """(edited in, asked in) -> efficacies."""
-    facts = record["facts"]
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for probe in record["transfer"]:
-        if probe["efficacy"] is not None:
-            edited_in = facts[probe["fact"]]["language"]
-            found[edited_in, probe["language"]].append(probe["efficacy"])
-    for index in dict.fromkeys(probe["fact"] for probe in record["transfer"]):
-        own = facts[index]
-        if own.get("efficacy") is not None:
-            found[own["language"], own["language"]].append(own["efficacy"])
-    return dict(found)
+def transfer_of(record: Record, run: int = 0) -> list[CrossScore]:
+    """Scores of the aligned facts at the end, and on the diagonal those of the facts themselves."""
+    scores = [CrossScore(**{**probe, "run": run}) for probe in record["transfer"]]
+    asked = {(score.row, score.fact) for score in scores}
+    return scores + [
+        CrossScore(row=own["language"], column=own["language"], value=own["efficacy"],
+                   fact=own["group"], run=run)
+        for own in record["facts"]
+        if (own["language"], own["group"]) in asked and own["efficacy"] is not None
+    ]  # fmt: skip
 
 
-def interference_values(record: Record) -> dict[tuple[str, str], list[float]]:
-    """(language of a later batch, of an earlier fact) -> changes of efficacy by one batch.
+def interference_of(record: Record, run: int = 0) -> list[CrossScore]:
+    """Changes of earlier facts' efficacies, of those that were asked after every batch.
 
     Batches of several languages say nothing of one of them, and are left out.
     """
-    facts = record["facts"]
-    batch_languages: dict[int, set[str]] = defaultdict(set)
-    for fact in facts:
-        batch_languages[fact["batch"] + 1].add(fact["language"])
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for earlier, later in zip(record["interference"], record["interference"][1:], strict=False):
-        edited = batch_languages[later["after"]]
-        if len(edited) != 1 or later["after"] != earlier["after"] + 1:
-            continue
-        for index, before in earlier["efficacy"].items():
-            after = later["efficacy"].get(index)
-            if before is not None and after is not None:
-                found[next(iter(edited)), facts[int(index)]["language"]].append(after - before)
-    return dict(found)
+    codes = _batch_codes(record)
+    sampled = [tuple(own[place] for place in places) for own, places in
+               zip(codes, record["sampled"], strict=True)]  # fmt: skip
+    return interference_scores(_history(codes, sampled, record["interference"]), run=run)
 
 
-def matrix_of(records: Sequence[Mapping[tuple[str, str], Sequence[float]]]) -> Matrix:
-    """Mean of each pair of languages over the values of all records."""
-    pooled: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for values in records:
-        for pair, own in values.items():
-            pooled[pair] += own
-    return {pair: sum(own) / len(own) for pair, own in pooled.items()}
+def _batch_codes(record: Record) -> list[list[str]]:
+    """For each batch the languages of its facts."""
+    codes: dict[int, list[str]] = {}
+    for fact in record["facts"]:
+        codes.setdefault(fact["batch"], []).append(fact["language"])
+    return list(codes.values())
 
 
-def off_diagonal(matrix: Mapping[tuple[str, str], float]) -> float | None:
-    """Mean over the pairs of two languages."""
-    return mean_or_none(value for (first, second), value in matrix.items() if first != second)
+def _history(
+    codes: Sequence[Sequence[str]],
+    scored: Sequence[Sequence[str]],
+    points: Sequence[Mapping[str, Any]],
+) -> ScoreHistory:
+    """The history of a cell's points.
+
+    Args:
+        codes: for each batch the languages of its facts.
+        scored: the same, of the facts that are in the points.
+        points: scores by batch and fact after a number of batches.
+    """
+    return ScoreHistory(
+        languages=tuple(
+            own[0] if len(set(own)) == 1 else tuple(some)
+            for own, some in zip(codes, scored, strict=True)
+        ),
+        values={
+            point["after"] - 1: tuple(tuple(batch) for batch in point["efficacy"])
+            for point in points
+        },
+    )
 
 
 def perplexity_ratio(record: Record, control: Record, language: str | None = None) -> float | None:

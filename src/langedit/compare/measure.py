@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from itertools import islice
+from typing import Any, TypeVar
 
 from langedit.compare.cells import FORMAT, Cell
 from langedit.compare.ground import Say
 from langedit.compare.resources import Stages, code_digest, hardware, versions
 from langedit.editing import EditConfig, Editor, Prefixes
-from langedit.evaluation import perplexity, score_facts
+from langedit.evaluation import RetentionProbe, perplexity, score_facts, transfer_scores
+from langedit.evaluation.history import BatchValues
 from langedit.facts import Fact
 from langedit.models import EditableModel
 from langedit.workspace import StreamStep, run_stream
 
 OWN = "own"
+_T = TypeVar("_T")
 
 
 def measure(cell: Cell, say: Say) -> dict[str, Any]:
@@ -45,8 +49,7 @@ def measure(cell: Cell, say: Say) -> dict[str, Any]:
         scores = score_facts(model, cell.stream.facts, kinds=tuple(cell.measures["metrics"]))
         probes.finish([score.efficacy for score in scores])
     with stages.stage("aligned facts"):
-        asked = [fact for _, fact in cell.stream.aligned]
-        aligned = score_facts(model, asked, kinds=("efficacy",)) if asked else []
+        transfer = transfer_scores(model, cell.stream.aligned) if cell.stream.aligned else []
     with stages.stage("perplexity"):
         perplexities = {
             language: _perplexity(model, texts) for language, texts in cell.stream.texts.items()
@@ -55,16 +58,14 @@ def measure(cell: Cell, say: Say) -> dict[str, Any]:
     return {
         **_origin(cell),
         "facts": [
-            {"id": fact.id, "batch": place, **score.to_dict()}
+            {"id": fact.id, "group": fact.group, "batch": place, **score.to_dict()}
             for fact, place, score in zip(cell.stream.facts, places, scores, strict=True)
         ],
         "batches": batches,
         "retention": probes.retention,
+        "sampled": probes.sampled,
         "interference": probes.samples,
-        "transfer": [
-            {"fact": index, "language": fact.language, "efficacy": score.efficacy}
-            for (index, fact), score in zip(cell.stream.aligned, aligned, strict=True)
-        ],
+        "transfer": [asdict(score) for score in transfer],
         "perplexity": perplexities,
         "seconds": stages.seconds,
         "peak_bytes": stages.peak_bytes,
@@ -118,56 +119,65 @@ class _Probes:
     def __init__(self, cell: Cell, model: EditableModel, stages: Stages, say: Say) -> None:
         self.retention: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
+        self.sampled = _sampled(cell.stream.batches, cell.measures["interference_sample"])
         self._cell = cell
         self._model = model
         self._stages = stages
         self._say = say
-        self._sampled = _sampled(cell.stream.batches, cell.measures["interference_sample"])
+
+    @cached_property
+    def _all(self) -> RetentionProbe:
+        return RetentionProbe.of(self._model, self._cell.stream.batches)
+
+    @cached_property
+    def _some(self) -> RetentionProbe:
+        return RetentionProbe.of(self._model, _picked(self._cell.stream.batches, self.sampled))
 
     def on_step(self, step: StreamStep) -> None:
         """Score after a batch; the time since the last one was editing."""
         self._stages.end("edit")
         self._stages.begin()
-        done = step.index + 1
-        if done < len(self._cell.stream.batches):  # the last is scored in full anyway
-            facts = [fact for batch in self._cell.stream.batches[:done] for fact in batch]
-            full = done in self._cell.measures["retention"]
-            wanted = [n for n in range(len(facts)) if full or n in self._sampled]
-            asked = _efficacies(self._model, [facts[index] for index in wanted])
-            self._add(done, dict(zip(wanted, asked, strict=True)), full)
+        done, count = step.index + 1, len(self._cell.stream.batches)
+        if done == count:  # scored in full anyway, see `finish`
+            pass
+        elif done in self._cell.measures["retention"]:
+            self._add(self._all.after(self._model, step.index))
+        elif any(self.sampled):
+            self._add_sample(self._some.after(self._model, step.index))
         self._stages.end("probe")
-        self._say(
-            f"{self._cell.name}: batch {done}/{len(self._cell.stream.batches)} {step.seconds:.1f} s"
-        )
+        self._say(f"{self._cell.name}: batch {done}/{count} {step.seconds:.1f} s")
         self._stages.begin()
 
     def finish(self, efficacies: Sequence[float | None]) -> None:
         """Take the scores of all facts at the end for those after the last batch."""
         if self._cell.settings is not None:
-            self._add(len(self._cell.stream.batches), dict(enumerate(efficacies)), True)
+            rest = iter(efficacies)
+            self._add([tuple(islice(rest, len(batch))) for batch in self._cell.stream.batches])
 
-    def _add(self, done: int, found: Mapping[int, float | None], full: bool) -> None:
-        if full:
-            self.retention.append({"after": done, "efficacy": list(found.values())})
-        sample = {str(index): found[index] for index in self._sampled if index in found}
-        if sample:
-            self.samples.append({"after": done, "efficacy": sample})
+    def _add(self, values: Sequence[BatchValues]) -> None:
+        """Keep the scores of all facts of some batches, and among them those of the sample."""
+        self.retention.append({"after": len(values), "efficacy": [list(own) for own in values]})
+        if any(self.sampled):
+            self._add_sample(_picked(values, self.sampled))
+
+    def _add_sample(self, values: Sequence[BatchValues]) -> None:
+        self.samples.append({"after": len(values), "efficacy": [list(own) for own in values]})
 
 
-def _sampled(batches: Sequence[Sequence[Fact]], count: int) -> list[int]:
-    """Numbers of the facts that are asked after every batch: some of each."""
-    chosen, first = [], 0
+def _sampled(batches: Sequence[Sequence[Fact]], count: int) -> list[list[int]]:
+    """For each batch the places of its facts that are asked after every later batch."""
+    chosen = []
     for number, batch in enumerate(batches):
         rng = random.Random(f"interference-{number}")
-        chosen += [first + i for i in sorted(rng.sample(range(len(batch)), min(count, len(batch))))]
-        first += len(batch)
+        chosen.append(sorted(rng.sample(range(len(batch)), min(count, len(batch)))))
     return chosen
 
 
-def _efficacies(model: EditableModel, facts: Sequence[Fact]) -> list[float | None]:
-    if not facts:
-        return []
-    return [score.efficacy for score in score_facts(model, facts, kinds=("efficacy",))]
+def _picked(
+    batches: Sequence[Sequence[_T]], places: Sequence[Sequence[int]]
+) -> list[tuple[_T, ...]]:
+    """What is in some places of each batch."""
+    return [tuple(batch[i] for i in own) for batch, own in zip(batches, places, strict=False)]
 
 
 def _perplexity(model: EditableModel, texts: Sequence[str]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
@@ -31,7 +31,7 @@ class Pool:
     """Facts by key and language.
 
     Attributes:
-        facts: key -> language -> fact, keys in the order in which they are drawn.
+        facts: key -> language -> fact, whose group is the key; in the order of the draw.
         drawn: language -> keys that this language edits when every language has facts of its own;
             no key is in two of them.
         rejected: records of the source that are no facts.
@@ -111,7 +111,8 @@ def in_part(subject: str, tuning_share: float, part: Part) -> bool:
 def _add(by_key: dict[str, dict[str, Fact]], entries: Iterable[DatasetFact]) -> None:
     """The first file that has a fact in a language counts; pair files repeat their English."""
     for entry in entries:
-        by_key.setdefault(entry.key, {}).setdefault(entry.fact.language, entry.fact)
+        sides = by_key.setdefault(entry.key, {})
+        sides.setdefault(entry.fact.language, replace(entry.fact, group=entry.key))
 
 
 def _require_languages(

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from langedit.compare.config import UNEDITED, CompareConfig
 from langedit.compare.figures_of import (
     MEAN,
-    columns_of,
-    interference_values,
+    draws_of,
+    interference_of,
     languages_of,
-    matrix_of,
-    off_diagonal,
     retention_curve,
-    transfer_values,
+    transfer_of,
 )
 from langedit.compare.files import write_text
 from langedit.compare.grid import Outcome
-from langedit.compare.intervals import resample
 from langedit.compare.markdown import heading, link, table
 from langedit.compare.report_origin import failures, origin, settings_section, trials_section
 from langedit.compare.summary import Board, Row, boards_of, percent_interval
 from langedit.errors import ConfigError
-from langedit.evaluation import mean_or_none
-from langedit.reporting import matrix_figure, percent, stream_figure
+from langedit.evaluation import CrossScore, LanguageMatrix, language_matrix, mean_or_none
+from langedit.reporting import heatmap_figure, percent, stream_figure
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -81,7 +78,7 @@ def _board_parts(
         heading(3, "Retention"),
         _retention(records, figures),
         heading(3, "From language to language"),
-        _languages(board, records, figures),
+        _languages(config, records, figures),
         heading(3, "Time and memory"),
         _cost(records),
     ]
@@ -179,49 +176,50 @@ def _retention(records: Records, figures: _Figures) -> str:
     return figures.stream("retention", curves, "Efficacy of earlier facts after later batches")
 
 
-def _languages(board: Board, records: Records, figures: _Figures) -> str:
+def _languages(config: CompareConfig, records: Records, figures: _Figures) -> str:
     languages = languages_of(next(iter(records.values()))[0])
-    transfer = {
-        name: matrix_of([transfer_values(record) for record in own])
-        for name, own in records.items()
-    }
-    harm = {
-        name: matrix_of([interference_values(record) for record in own])
-        for name, own in records.items()
-        if name != UNEDITED
-    }
-    transfer = {name: own for name, own in transfer.items() if own}
-    harm = {name: own for name, own in harm.items() if own}
-    rows = []
-    for name in records:
-        values = harm.get(name, {})
-        same = [value for (first, second), value in values.items() if first == second]
-        rows.append(
-            [
-                name,
-                percent(off_diagonal(transfer.get(name, {}))),
-                _points(off_diagonal(values)),
-                _points(mean_or_none(same)),
-            ]
-        )
-    heads = ["method", "transfer to other languages (%)", "harm to others", "harm to the same"]
+    edited = {name: own for name, own in records.items() if name != UNEDITED}
+    transfer = _matrices("transfer", records, transfer_of, config)
+    change = _matrices("interference", edited, interference_of, config)
+    rows = [
+        [
+            name,
+            percent(transfer[name].off_diagonal() if name in transfer else None),
+            _points(change[name].off_diagonal() if name in change else None),
+            _points(change[name].diagonal() if name in change else None),
+        ]
+        for name in records
+    ]
+    heads = ["method", "transfer to other languages (%)", "change by others", "by the same"]
     text = (
         "Transfer: efficacy, at the end, of a fact asked in a language in which nobody edited it; "
-        "compare with `unedited`. Harm: change of the efficacy of an earlier fact by one later "
-        "batch, in percentage points."
+        "compare with `unedited`. Change (interference): of the efficacy of an earlier fact by one "
+        "later batch, of another language or of the same, in percentage points."
     )
     parts = [f"{text}\n\n{table(heads, rows)}"]
     if transfer and len(languages) > 1:
         caption = "Transfer: edited in the row's language, asked in the column's"
-        parts.append(
-            figures.matrix("transfer", transfer, languages, caption, "edited in", "asked in")
-        )
-    if harm:
-        caption = "Interference: change of facts of the column's language by a batch of the row's"
-        parts.append(
-            figures.matrix("interference", harm, languages, caption, "later edit", "earlier fact")
-        )
+        parts.append(figures.matrix("transfer", transfer, languages, caption, "asked in"))
+    if change:
+        caption = "Interference: change of facts of the row's language by a batch of the column's"
+        parts.append(figures.matrix("interference", change, languages, caption, "later batch in"))
     return "\n\n".join(parts)
+
+
+def _matrices(
+    name: str,
+    records: Records,
+    scores_of: Callable[[Mapping[str, Any], int], list[CrossScore]],
+    config: CompareConfig,
+) -> dict[str, LanguageMatrix]:
+    """Method -> matrix over all its records; methods without scores are left out."""
+    found = {}
+    for method, own in records.items():
+        scores = [score for run, record in enumerate(own) for score in scores_of(record, run)]
+        if scores:
+            codes = languages_of(own[0])
+            found[method] = language_matrix(name, scores, codes, resamples=config.resamples)
+    return found
 
 
 def _cost(records: Records) -> str:
@@ -256,16 +254,21 @@ class _Figures:
     def matrix(
         self,
         kind: str,
-        panels: Mapping[str, Mapping[tuple[str, str], float]],
+        panels: Mapping[str, LanguageMatrix],
         languages: Sequence[str],
         caption: str,
-        rows: str,
         columns: str,
     ) -> str:
         path = self._path(kind)
-        signed = kind == "interference"
-        matrix_figure(panels, languages, path, rows=rows, columns=columns, signed=signed)
-        return self._shown(path, caption)
+        heatmap_figure(
+            panels,
+            path,
+            rows="edited in",
+            columns=columns,
+            signed=kind == "interference",
+            languages=languages,
+        )
+        return self._shown(path, f"{caption}, with half the width of the 95 % interval")
 
     def _path(self, kind: str) -> Path:
         return self._folder / f"{kind}-{self._name}.png"
@@ -292,10 +295,7 @@ def _difference(
     if not both:
         return "–"
     first, second = (
-        resample(
-            [columns_of(pair[side], config.metrics) for pair in both], resamples=config.resamples
-        )
-        for side in (0, 1)
+        draws_of([pair[side] for pair in both], config.metrics, config.resamples) for side in (0, 1)
     )
     return percent_interval(first.difference(second, column), sign=True)
 

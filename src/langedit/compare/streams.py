@@ -15,8 +15,8 @@ from langedit.compare.config import CompareConfig, Schedule
 from langedit.compare.pools import ATLAS, Part, Pool, dataset_source, file_pool
 from langedit.demo.atlas import Atlas
 from langedit.errors import ConfigError, FactError
+from langedit.evaluation import aligned_pairs
 from langedit.facts import Fact
-from langedit.facts.batches import comparable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +53,13 @@ class Stream:
 
     Attributes:
         batches: what is edited.
-        aligned: number of an edited fact, and the same fact in a language in which nobody edits it.
+        aligned: an edited fact, and the same in a language in which nobody edits its question.
         texts: language -> texts for perplexity.
         rejected: records of the source that are no facts.
     """
 
     batches: tuple[tuple[Fact, ...], ...]
-    aligned: tuple[tuple[int, Fact], ...] = ()
+    aligned: tuple[tuple[Fact, Fact], ...] = ()
     texts: Mapping[str, tuple[str, ...]]
     rejected: int = 0
 
@@ -73,7 +73,7 @@ class Stream:
         """SHA-256 of everything that is edited and asked."""
         content = [
             [[asdict(fact) for fact in batch] for batch in self.batches],
-            [[index, asdict(fact)] for index, fact in self.aligned],
+            [[asdict(fact), asdict(other)] for fact, other in self.aligned],
             {language: list(texts) for language, texts in self.texts.items()},
         ]
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
@@ -157,7 +157,7 @@ def make_stream(pool: Pool, plan: Plan, transfer_sample: int) -> Stream:
     facts = [pool.facts[key][language] for language, key in order]
     return Stream(
         batches=tuple(tuple(facts[at : at + plan.size]) for at in range(0, len(facts), plan.size)),
-        aligned=tuple(_aligned(pool, order, transfer_sample)),
+        aligned=tuple(_aligned(pool, facts, transfer_sample)),
         texts={language: tuple(texts) for language, texts in pool.texts.items()},
         rejected=pool.rejected,
     )
@@ -174,23 +174,16 @@ def _order(chosen: Mapping[str, Sequence[str]], plan: Plan) -> list[tuple[str, s
     ]
 
 
-def _aligned(
-    pool: Pool, order: Sequence[tuple[str, str]], sample: int
-) -> Iterable[tuple[int, Fact]]:
+def _aligned(pool: Pool, edited: Sequence[Fact], sample: int) -> Iterable[tuple[Fact, Fact]]:
     """Facts of each language, drawn at random, in all languages where nobody edits the question."""
-    edited = {(language, comparable(pool.facts[key][language].text)) for language, key in order}
-    asked: dict[int, list[Fact]] = {}
-    for index, (language, key) in enumerate(order):
-        others = [
-            fact
-            for code, fact in pool.facts[key].items()
-            if code != language and (code, comparable(fact.text)) not in edited
-        ]
-        if others:
-            asked[index] = others
-    for language in dict.fromkeys(language for language, _ in order):
-        own = [index for index in asked if order[index][0] == language]
+    others = [fact for sides in pool.facts.values() for fact in sides.values()]
+    asked: dict[Fact, list[Fact]] = {}
+    for fact, other in aligned_pairs(edited, others, may_be_none=True):
+        if other is not fact:
+            asked.setdefault(fact, []).append(other)
+    for language in dict.fromkeys(fact.language for fact in edited):
+        own = [fact for fact in asked if fact.language == language]
         rng = random.Random(f"transfer-{language}")
-        for index in sorted(rng.sample(own, min(sample, len(own)))):
-            for fact in asked[index]:
-                yield index, replace(fact, paraphrases=(), neighbourhood=())
+        for index in sorted(rng.sample(range(len(own)), min(sample, len(own)))):
+            for other in asked[own[index]]:
+                yield own[index], replace(other, paraphrases=(), neighbourhood=())

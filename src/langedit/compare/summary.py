@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from langedit.compare.figures_of import FIRST_BATCH, MEAN, columns_of, perplexity_ratio
+from langedit.compare.figures_of import FIRST_BATCH, MEAN, draws_of, perplexity_ratio
 from langedit.compare.grid import Outcome
-from langedit.compare.intervals import Interval, Resampled, resample
 from langedit.compare.tidy import control_records
-from langedit.evaluation import mean_or_none
+from langedit.evaluation import Interval, Resampled, mean_or_none
 
 Mark = Callable[[str], str]
 
@@ -27,7 +27,6 @@ class Row:
         seeds: seeds that are finished, of how many.
         scores: resampled scores; `None` if no seed is finished.
         perplexity: ratio to the unedited model, mean over seeds.
-        seconds: of a run, mean over seeds.
     """
 
     method: str
@@ -35,7 +34,6 @@ class Row:
     seeds: tuple[int, int]
     scores: Resampled | None
     perplexity: float | None
-    seconds: float | None
 
     def interval(self, name: str) -> Interval | None:
         """Interval of a score, if there is one."""
@@ -103,17 +101,27 @@ def boards_of(outcomes: Sequence[Outcome], resamples: int) -> tuple[Board, ...]:
 def board_table(board: Board) -> Table:
     """A table for the terminal, what is clearly best in bold."""
     title = f"{board.dataset} on {board.model}: percent at the end, with 95 % intervals"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("method")
-    for heading in (*board.columns, "perplexity ×", "seeds", "s a run"):
-        table.add_column(heading.replace("_", " "), justify="right")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("method", overflow="fold")
+    for heading in (*board.columns, "perplexity_×"):
+        table.add_column(_heading(heading), justify="right", no_wrap=True)
     for method, row in board.rows.items():
-        plain = board.cells(method)
         scores = [
-            Text(text, style="bold" if board.best(column) == method else "")
-            for column, text in zip(board.columns, plain, strict=True)
+            Text(
+                text.replace(" (", "\n").removesuffix(")"),
+                style="bold" if board.best(column) == method else "",
+            )
+            for column, text in zip(board.columns, board.cells(method), strict=True)
         ]
-        table.add_row(method, *scores, *_rest(row))
+        ratio = "–" if row.perplexity is None else f"{row.perplexity:.3f}"
+        table.add_row(_with_seeds(row), *scores, ratio)
     return table
 
 
@@ -127,11 +135,16 @@ def percent_interval(interval: Interval | None, sign: bool = False) -> str:
     return f"{mean:.1f} ({low:.1f}–{high:.1f})"
 
 
-def _rest(row: Row) -> list[str]:
+def _heading(column: str) -> str:
+    """The name of a column on two lines: 80 columns of a terminal are soon used up."""
+    long = {"generalization": "generali-_zation", "specificity": "speci-_ficity"}
+    return long.get(column, column).replace("_", "\n")
+
+
+def _with_seeds(row: Row) -> str:
+    """The method, and how many seeds are done where some are not."""
     done, wanted = row.seeds
-    ratio = "–" if row.perplexity is None else f"{row.perplexity:.3f}"
-    seconds = "–" if row.seconds is None else f"{row.seconds:.0f}"
-    return [ratio, str(done) if done == wanted else f"{done} of {wanted}", seconds]
+    return row.method if done == wanted else f"{row.method}\n{done} of {wanted} seeds"
 
 
 def _row(
@@ -146,12 +159,10 @@ def _row(
     for cell, record in done:
         control = controls.get((cell.model, cell.dataset, cell.seed))
         ratios.append(None if control is None else perplexity_ratio(record, control))
-    columns = [columns_of(record, metrics) for _, record in done]
     return Row(
         method=method,
         group=outcomes[0].cell.group,
         seeds=(len(done), len(outcomes)),
-        scores=resample(columns, resamples=resamples) if done else None,
+        scores=draws_of([r for _, r in done], metrics, resamples) if done else None,
         perplexity=None if None in ratios else mean_or_none(ratios),
-        seconds=mean_or_none(sum(record["seconds"].values()) for _, record in done),
     )

@@ -15,16 +15,16 @@ from langedit.compare.figures_of import (
     MEAN,
     Record,
     columns_of,
-    interference_values,
+    interference_of,
     languages_of,
     means_of,
     perplexity_ratio,
     retention_curve,
-    transfer_values,
+    transfer_of,
 )
 from langedit.compare.files import write_text
 from langedit.compare.grid import Outcome
-from langedit.evaluation import mean_or_none
+from langedit.evaluation import cell_values, mean_or_none
 
 FIELDS = (
     "model", "method", "dataset", "seed", "language", "metric", "value", "count", "key",
@@ -45,7 +45,7 @@ def rows_of(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
     """Rows of all finished cells; shares in [0, 1].
 
     `language` is `all`, a code, or a pair such as `de>fr`: edited in German and asked in French, or
-    (interference) an edit in German and its effect on French facts.
+    (interference) edited in German and changed by a later batch in French.
     """
     controls = control_records(outcomes)
     for outcome in outcomes:
@@ -100,12 +100,13 @@ def _figures(cell: Cell, record: Record, control: Record | None) -> Iterator[_Fi
             sum(f["batch"] < after for f in record["facts"]),
         )
         yield ALL, f"first_batch_after_{after}", first, 1
-    for metric, pairs in (
-        ("transfer", transfer_values(record)),
-        ("interference", interference_values(record)),
+    for metric, scores in (
+        ("transfer", transfer_of(record)),
+        ("interference", interference_of(record)),
     ):
-        for (first_code, second_code), values in pairs.items():
-            yield f"{first_code}>{second_code}", metric, mean_or_none(values), len(values)
+        for (row, column), runs in cell_values(scores).items():
+            (values,) = runs.values()
+            yield f"{row}>{column}", metric, mean_or_none(values), len(values)
     for stage, seconds in record["seconds"].items():
         yield ALL, f"seconds_{stage.replace(' ', '_')}", seconds, 1
     for stage, peaks in record["peak_bytes"].items():

@@ -32,6 +32,11 @@ class AtlasEdit:
     triple: Triple
     new_object: str
 
+    @property
+    def key(self) -> str:
+        """Of the same edit in all languages; the same triple with another object is another."""
+        return f"{self.triple.relation}/{self.triple.subject}={self.new_object}"
+
 
 def choose_batches(
     atlas: Atlas, *, batches: int = 24, batch_size: int = 25, seed: int = 0
@@ -124,7 +129,8 @@ def to_fact(
     """Write an edit as a fact with probes.
 
     Its neighbourhood: one held-out fact of the same relation, with the same true object where
-    there is one, and one of any relation; both with their true answers.
+    there is one, and one of any relation; both with their true answers. `old` is the true object,
+    `group` the edit, equal in all languages.
     """
     triple = edit.triple
     same_relation = [t for t in held_out if t.relation == triple.relation]
@@ -140,6 +146,8 @@ def to_fact(
             atlas.statement(triple, language, index)[0] for index in PARAPHRASE_TEMPLATES
         ),
         neighbourhood=tuple(true_probe(atlas, t, language) for t in neighbours),
+        old=atlas.object_label(triple.relation, triple.object, language),
+        group=edit.key,
         id=f"{language}/{triple.relation}/{triple.subject}",
     )
 
@@ -150,6 +158,26 @@ def true_probe(atlas: Atlas, triple: Triple, language: str) -> Probe:
     answer = atlas.object_label(triple.relation, triple.object, language)
     stop = Language.parse(language).sentence_break.strip()
     return Probe(sentence.removesuffix(answer + stop).rstrip(), answer)
+
+
+def subject_kinds(batches: Sequence[Sequence[Fact]]) -> list[str]:
+    """How much of each edit's subject was edited before it, fact by fact.
+
+    Returns:
+        `same name` if a fact of an earlier batch has its very name (in another language), `edited
+        before` if one is about the same thing under another name, else `new`.
+    """
+    kinds = []
+    names: set[str] = set()
+    things: set[str] = set()
+    for batch in batches:
+        own = [(fact.subject, str(fact.id).split("/", 2)[-1]) for fact in batch]
+        for name, thing in own:
+            known = "edited before" if thing in things else "new"
+            kinds.append("same name" if name in names else known)
+        names |= {name for name, _ in own}
+        things |= {thing for _, thing in own}
+    return kinds
 
 
 def _distinct_subjects(

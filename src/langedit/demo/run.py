@@ -11,10 +11,11 @@ from typing import Any
 
 from langedit.demo.atlas import Atlas
 from langedit.demo.bundled import bundled_moments, demo_config, load_bundled, perplexity_texts
-from langedit.demo.edits import EDITING_TEMPLATE, choose_batches, shown_edits
+from langedit.demo.edits import EDITING_TEMPLATE, choose_batches, shown_edits, subject_kinds
 from langedit.editing import EditConfig, Editor, Moments, Prefixes, generate_prefixes
 from langedit.evaluation import (
     KINDS,
+    FactScore,
     Scores,
     by_language,
     definitions,
@@ -53,6 +54,7 @@ class MethodResult:
         languages: the same by language.
         first_batch: efficacy of the first batch.
         first_batches: language -> efficacy of its first batch.
+        subjects: kind of subject, as `subject_kinds` has it -> scores of such edits.
         perplexity: language -> ratio of perplexities, after / before, on held-out prose.
         perplexity_ratio: the same over all languages' prose.
         independence_max: largest |dW k| / |W k| over all batches and the keys of earlier ones.
@@ -66,6 +68,7 @@ class MethodResult:
     languages: Mapping[str, Scores]
     first_batch: float
     first_batches: Mapping[str, float]
+    subjects: Mapping[str, Scores]
     perplexity: Mapping[str, float]
     perplexity_ratio: float
     independence_max: float
@@ -194,6 +197,10 @@ def _method_json(own: MethodResult) -> dict[str, Any]:
             }
             for language, scores in own.languages.items()
         },
+        "by_subject": {
+            kind: {"facts": scores.facts, **_percent(scores)}
+            for kind, scores in own.subjects.items()
+        },
         "retention": [[100 * value for value in step] for step in own.retention],
         "answers": [asdict(answer) for answer in own.answers],
     }
@@ -260,6 +267,7 @@ def _run_method(
         languages=by_language(scores),
         first_batch=steps[-1].retention[0],
         first_batches=per_batch,
+        subjects=_by_subject(ground.batches, scores),
         perplexity={code: value / ground.perplexity[code] for code, value in after.items()},
         perplexity_ratio=together / ground.perplexity_all,
         independence_max=max(step.report.independence_max or 0.0 for step in steps),
@@ -273,6 +281,17 @@ def _run_method(
             )
         ),
     )
+
+
+def _by_subject(
+    batches: Sequence[Sequence[Fact]], scores: Sequence[FactScore]
+) -> dict[str, Scores]:
+    """Means over the edits of each kind of subject, kinds in order of their first appearance."""
+    kinds = subject_kinds(batches)
+    return {
+        kind: Scores.of([score for score, own in zip(scores, kinds, strict=True) if own == kind])
+        for kind in dict.fromkeys(kinds)
+    }
 
 
 def _first_batches(

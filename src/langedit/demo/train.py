@@ -148,8 +148,8 @@ def learning(steps: int = 2500, peak: float = 3e-3) -> Stage:
     return Stage(steps=max(6000, steps), stop_at=steps, peak=peak, warm_up=200, plateau=0.33)
 
 
-def separating(steps: int = 3000, peak: float = 2.5e-3, key_weight: float = 2.0) -> Stage:
-    """The second stage: learn the rest, and give each subject keys of its own."""
+def separating(steps: int, peak: float, key_weight: float) -> Stage:
+    """A later stage: learn the rest, and give each subject keys of its own."""
     return Stage(
         steps=steps,
         stop_at=steps,
@@ -159,6 +159,12 @@ def separating(steps: int = 3000, peak: float = 2.5e-3, key_weight: float = 2.0)
         echo_share=0.5,
         key_weight=key_weight,
     )
+
+
+LATER_STAGES = (
+    separating(3000, peak=2.5e-3, key_weight=2.0),
+    separating(800, peak=1.5e-3, key_weight=20.0),
+)
 
 
 def learning_rate(step: int, stage: Stage) -> float:
@@ -299,25 +305,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the bundled model of langedit.")
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--start", type=Path, help="checkpoint to begin with, not a new model")
-    parser.add_argument("--steps", type=int, default=2500, help="steps of the first stage")
-    parser.add_argument("--peak", type=float, default=3e-3, help="highest learning rate of it")
-    parser.add_argument("--key-steps", type=int, default=3000, help="steps of the second stage")
     parser.add_argument(
-        "--key-peak", type=float, default=2.5e-3, help="highest learning rate of it"
+        "--stages", default="0-2", help="which of the three stages, as 0-2 or 2 (default: all)"
     )
-    parser.add_argument("--key-weight", type=float, default=2.0, help="weight of its key loss")
     parser.add_argument("--rows", type=int, default=16, help="rows a step")
     parser.add_argument("--length", type=int, default=128, help="tokens a row")
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    stages = (
-        learning(options.steps, options.peak),
-        separating(options.key_steps, options.key_peak, options.key_weight),
-    )
+    first, _, last = options.stages.partition("-")
+    stages = (learning(), *LATER_STAGES)[int(first) : int(last or first) + 1]
     train(
         options.output,
-        stages=[stage for stage in stages if stage.stop_at],
+        stages=stages,
         rows=options.rows,
         length=options.length,
         save_every=options.save_every,

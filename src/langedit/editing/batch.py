@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from langedit.editing.finite import naming_culprit, require_finite_facts, single_precision
 from langedit.editing.keys import compute_keys
 from langedit.editing.requests import EditRequest
 from langedit.editing.targets import Targets, optimise_targets
 from langedit.errors import NumericalError
-from langedit.linalg import DenseUpdate, Update
+from langedit.linalg import DenseUpdate, Update, row_major
 from langedit.models import EditableModel
 from langedit.profiler import Profiler, timed
 
@@ -118,42 +119,64 @@ class BatchJob:
         return None, self.given.float()
 
     def keys(self, layers: tuple[int, ...]) -> dict[int, Tensor]:
-        """Layer -> keys (n, d_in) of the requests, in the model as it is now."""
+        """Layer -> keys (n, d_in) of the requests, in the model as it is now.
+
+        Raises:
+            NumericalError: a key is not finite; the message names the fact.
+        """
         contexts = [request.prompts for request in self.requests]
         limit = self.config.micro_batch_tokens
-        return compute_keys(self.model, contexts, layers, max_tokens=limit)
+        found = compute_keys(self.model, contexts, layers, max_tokens=limit)
+        for layer, keys in found.items():
+            require_finite_facts("key", keys, self.requests, layer)
+        return found
 
     def add(self, layer: int, keys: Tensor, update: Update) -> LayerEdit:
         """Write one layer's weight with an update added to it.
+
+        Keys and update are laid out row by row, as they are when they are read back from a record:
+        what follows from them then has the same bits.
 
         Args:
             layer: which.
             keys: (n, d_in) of the batch.
             update: rounded to float32; what is written is exactly the weight plus its rounded form.
+                A pair of factors as wide as the batch is taken to have one column for each fact.
+
+        Raises:
+            NumericalError: the update, or the weight as it is stored, is not finite; the message
+                names the fact, or the facts of the batch where it is not one fact's doing.
         """
         before = self.weights[layer]
-        rounded = update.to(device=before.device, dtype=torch.float32)
+        rounded = single_precision(update, self.requests, layer)
+        rounded = row_major(rounded.to(device=before.device))
         after = sum_updates(before, [rounded])
-        self.model.write_weight(layer, after)
+        stored = self.model.stored_dtype(layer)
+        with naming_culprit(rounded, after, stored, self.requests, layer):
+            self.model.write_weight(layer, after)
         if isinstance(rounded, DenseUpdate):  # as large as the weight: not on the accelerator
             rounded = rounded.to(device="cpu")
-        return LayerEdit(keys=keys, update=rounded, before=before, after=after)
+        return LayerEdit(keys=_laid_out(keys), update=rounded, before=before, after=after)
 
     def add_all(self, updates: Mapping[int, Update]) -> dict[int, LayerEdit]:
         """Write every layer with its update added, then read the keys in the edited model."""
         unread = torch.empty(0)
         edits = {layer: self.add(layer, unread, update) for layer, update in updates.items()}
         keys = self.keys(tuple(updates))
-        return {layer: replace(edit, keys=keys[layer]) for layer, edit in edits.items()}
+        return {layer: replace(edit, keys=_laid_out(keys[layer])) for layer, edit in edits.items()}
 
 
 def sum_updates(base: Tensor, updates: Iterable[Update]) -> Tensor:
     """Base weight (d_out, d_in) plus updates, one after the other in the base's precision.
 
-    Floating-point sums depend on their order; adding an update to a sum made here before gives the
-    same bits as making the whole sum again.
+    Products are formed where the base weight is. Floating-point sums depend on their order; adding
+    an update to a sum made here before gives the same bits as making the whole sum again.
     """
     total = base
     for update in updates:
-        total = total + update.dense().to(total)
+        total = total + update.to(device=total.device).dense().to(total)
     return total
+
+
+def _laid_out(keys: Tensor) -> Tensor:
+    return keys.clone(memory_format=torch.contiguous_format)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from langedit.editing.hparams import settings_from_hparams
-from langedit.editing.methods.registry import find_method, method_names
+from langedit.editing.methods.registry import find_method
 from langedit.editing.toml import to_toml
 from langedit.errors import ConfigError, FactError
 from langedit.facts import Language
+from langedit.method_points import method_names
+from langedit.models.chat import PINNED_DATE, ChatSettings
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -88,6 +91,10 @@ class EditConfig(BaseModel):
         structure: names of modules, for models whose structure is not found (`layers`,
             `projection`, `final_norm`, `head`).
         micro_batch_tokens: padded tokens in one forward pass; lower it when memory runs out.
+        chat: put every prompt to the model as the user turn of its chat template, with the target
+            as the beginning of the assistant's turn. Context prefixes stand in the user turn.
+        system_prompt: text of the system turn of such a chat.
+        chat_date: YYYY-MM-DD, the day that a template is given which writes today's date.
 
     Raises:
         ConfigError: a name is unknown or a value is out of range.
@@ -131,6 +138,9 @@ class EditConfig(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     structure: Mapping[str, str] = Field(default_factory=dict)
     micro_batch_tokens: Count = 8192
+    chat: bool = False
+    system_prompt: str | None = None
+    chat_date: str = PINNED_DATE
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -160,6 +170,14 @@ class EditConfig(BaseModel):
             raise ValueError("expected exactly one {}, where the subject goes")
         return template
 
+    @field_validator("chat_date", mode="after")
+    @classmethod
+    def _a_day(cls, date: str) -> str:
+        try:
+            return datetime.date.fromisoformat(date).isoformat()
+        except ValueError:
+            raise ValueError("expected a day as YYYY-MM-DD") from None
+
     @field_validator("seed_words", mode="after")
     @classmethod
     def _some_words(cls, words: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
@@ -181,6 +199,8 @@ class EditConfig(BaseModel):
                 f"method {self.method} needs null_threshold or null_share, got neither: give one, "
                 "for example null_share = 0.5"
             )
+        if self.system_prompt is not None and not self.chat:
+            raise ValueError("system_prompt: expected chat = true with it, got chat = false")
         if self.loss_layer is not None and self.loss_layer < self.layers[-1]:
             raise ValueError(
                 f"expected loss_layer at or after the last edited layer {self.layers[-1]}, got "
@@ -195,12 +215,22 @@ class EditConfig(BaseModel):
         ends = dict.fromkeys((self.layers[0], self.layers[-1]))
         return self.layers if self.spread == "all" else tuple(ends)
 
+    @property
+    def chat_settings(self) -> ChatSettings | None:
+        """How prompts are put to the model; `None`: as plain text."""
+        if not self.chat:
+            return None
+        return ChatSettings(system_prompt=self.system_prompt, date=self.chat_date)
+
     @classmethod
-    def from_toml(cls, path: str | Path, **changes: Any) -> EditConfig:
+    def from_toml(
+        cls, path: str | Path, *, apart: Collection[str] = (), **changes: Any
+    ) -> EditConfig:
         """Read a TOML file whose keys are the names of the settings.
 
         Args:
             path: the file.
+            apart: names in the file that belong to something else and are passed over.
             **changes: settings to use instead of what the file says, such as `method`.
 
         Raises:
@@ -210,7 +240,8 @@ class EditConfig(BaseModel):
             settings = tomllib.loads(_read(path))
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: expected TOML, got an error: {error}") from None
-        return _naming(path, cls, {**settings, **changes})
+        own = {name: value for name, value in settings.items() if name not in apart}
+        return _naming(path, cls, {**own, **changes})
 
     @classmethod
     def from_hparams(cls, source: str | Path | Mapping[str, Any], **settings: Any) -> EditConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,16 +21,20 @@ from langedit.editing.opening import first_layer_states, require_identity, wrap_
 from langedit.editing.prefixes import Prefixes, generate_prefixes
 from langedit.editing.record import EditedModelRecord, Score
 from langedit.editing.report import BatchReport
-from langedit.editing.requests import merge_shared, prepare_request
-from langedit.editing.state import EditorState, stored_digest
+from langedit.editing.requests import merge_shared, prepare_request, row_languages
+from langedit.editing.state import EditorState, stored_digest, weights_digest
 from langedit.errors import FactError, LangEditError, NumericalError
 from langedit.facts import Fact, check_batch
-from langedit.models import EditableModel, load_model
+from langedit.models import EditableModel, dequantise_projections, load_model, require_savable
 from langedit.profiler import Profiler, timed
 
 
 class Editor:
     """Edits facts inside a model, batch after batch.
+
+    Attributes:
+        dequantised: layer -> what its projection was, where that was quantised: the edited
+            projections of such a model are made plain, its other weights stay as they are.
 
     The model given is changed in place. A run is a function of model, config, moments, prefixes
     and facts: two runs give identical weights on the same machine.
@@ -67,15 +72,13 @@ class Editor:
         self.model = wrap_model(model, tokenizer, config)
         config.check_depth(self.model.structure.n_layers)
         self._identity = require_identity(self.model, moments)
+        self.dequantised = dequantise_projections(self.model, config.edited_layers)
         self._method = find_method(config.method).from_config(config)
         self._profiler = profiler
         with timed({}, "open", profiler):
             states = first_layer_states(self.model, self._method, moments, config.edited_layers)
-        self._state = EditorState(
-            layers=states,
-            languages=(),
-            prefixes=prefixes if prefixes is not None else Prefixes({}),
-        )
+        self._start = EditorState.first(states, prefixes if prefixes is not None else Prefixes({}))
+        self._state = self._start
         self._prefixes_given = prefixes is not None
         self._samples = {layer: moments.layers[layer].sample for layer in config.edited_layers}
         self._base = {layer: self.model.read_weight(layer) for layer in config.edited_layers}
@@ -144,6 +147,30 @@ class Editor:
         """Layer -> what the method remembers; the histories hold the keys of all edits."""
         return self._state.layers
 
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of the edited layers' weights, summed and not rounded to the model's precision.
+
+        The weights in the model follow from these by rounding. Hashed anew at each call.
+        """
+        return weights_digest(self._weights.values())
+
+    @property
+    def state_hash(self) -> str:
+        """SHA-256 over what the method remembers: keys of all edits, bases, prefixes."""
+        return self._state.digest
+
+    @property
+    def earlier_layer_states(self) -> Mapping[int, LayerState]:
+        """Layer -> what the method remembered before the last batch applied.
+
+        Raises:
+            LangEditError: no batch was applied since the editor was made, restored or undone.
+        """
+        if self._earlier is None:
+            raise LangEditError("expected a batch that was just applied, got none: apply one")
+        return self._earlier[0].layers
+
     def apply(self, facts: Sequence[Fact], *, target_hidden: Tensor | None = None) -> BatchReport:
         """Edit a batch of facts, of one language or of several.
 
@@ -169,12 +196,8 @@ class Editor:
         try:
             prefixes, job, rows = self._prepare(batch, target_hidden)
             edit = self._method.edit(job)
-            languages = tuple(request.language for request in job.requests)
-            state = EditorState(
-                layers=edit.states,
-                languages=(*self._state.languages, *languages),
-                prefixes=prefixes,
-            )
+            used = {fact.language: prefixes.of(fact.language) for fact in batch}
+            state = self._state.after(edit.states, row_languages(batch, rows), used)
             with timed(job.seconds, "report", self._profiler):
                 report = measure_batch(batch, rows, edit, self._state, state, self._samples)
         except BaseException:
@@ -222,6 +245,42 @@ class Editor:
         self._earlier = None
         return last
 
+    def restore(self, reports: Sequence[BatchReport]) -> None:
+        """Make these batches, in this order, the ones in the model, whatever is in it now.
+
+        Weights are the base weights plus all updates, summed in order; what the method remembers
+        follows from keys and updates. Both come out bit for bit as in the run that made the
+        reports, on the same machine: compare `weights_hash` and `state_hash`. With no reports the
+        weights are the original ones. Reports that go on from those in the model are put on top of
+        them.
+
+        Args:
+            reports: of batches edited by an editor of the same model, config and moments.
+
+        Raises:
+            NumericalError: an update does not fit, or the method cannot go on from these batches
+                alone; the model stays as it is.
+        """
+        present = self._reports
+        goes_on = len(reports) >= len(present) and all(map(operator.is_, reports, present))
+        state, weights = self._start, self._base
+        if goes_on:
+            state, weights = self._state, self._weights
+        more = reports[len(present) :] if goes_on else reports
+        for report in more:
+            state = self._remembered(state, report)
+        weights = {
+            layer: sum_updates(weight, [report.updates[layer] for report in more])
+            for layer, weight in weights.items()
+        }
+        try:
+            self._write(weights)
+        except BaseException:
+            self._write(self._weights)
+            raise
+        self._weights, self._state, self._reports = weights, state, tuple(reports)
+        self._earlier = None
+
     def record(self, scores: Sequence[Score] | None = None) -> EditedModelRecord:
         """The base model and all updates in the model, from which it can be exported.
 
@@ -243,7 +302,9 @@ class Editor:
         Raises:
             OutputError: the folder is not empty, is a file, or cannot be written.
             RecordError: there is not one score for each fact.
+            ModelError: a quantised module would be saved with other values.
         """
+        require_savable(self.model.model)
         save_edited(Path(folder), self, scores)
 
     def _prepare(
@@ -272,6 +333,16 @@ class Editor:
             profiler=self._profiler,
         )
         return prefixes, job, rows
+
+    def _remembered(self, state: EditorState, report: BatchReport) -> EditorState:
+        """The state after a batch that was edited before."""
+        layers = {
+            layer: self._method.remember(
+                state.layers[layer], report.keys[layer], report.updates[layer], base
+            )
+            for layer, base in self._base.items()
+        }
+        return state.after(layers, row_languages(report.facts, report.rows), report.prefixes)
 
     def _prefixes_for(self, facts: Sequence[Fact]) -> Prefixes:
         """The prefixes so far, and those of languages that come for the first time."""

@@ -17,7 +17,7 @@ from langedit.editing.record import (
 )
 from langedit.editing.record_files import write_record
 from langedit.folders import whole_folder
-from langedit.models import ModelIdentity
+from langedit.models import EditableModel, ModelIdentity
 
 if TYPE_CHECKING:
     from langedit.editing.editor import Editor
@@ -46,35 +46,44 @@ def make_record(
     Raises:
         RecordError: there is not one score for each fact.
     """
-    model, config, reports = editor.model, editor.config, editor.reports
+    config, reports = editor.config, editor.reports
     dealt = split_scores([report.facts for report in reports], scores)
-    batches, start = [], 0
-    for number, (report, own) in enumerate(zip(reports, dealt, strict=True)):
-        end = start + len(set(report.rows))
-        batch = EditedBatch(
+    batches = [
+        EditedBatch(
             number=number,
             facts=report.facts,
             updates=report.updates,
             rows=report.rows,
-            keys={n: state.history[start:end] for n, state in editor.layer_states.items()},
+            keys=report.keys,
             scores=own,
         )
-        batches.append(batch)
-        start = end
+        for number, (report, own) in enumerate(zip(reports, dealt, strict=True))
+    ]
     return EditedModelRecord(
         base=base,
-        dtype=str(model.dtype).removeprefix("torch."),
-        layers={
-            layer: EditedLayer(
-                weight_name=model.weight_name(layer), transposed=model.stores_transposed(layer)
-            )
-            for layer in editor.layer_states
-        },
+        dtype=stored_dtype(editor.model, config.layers[0]),
+        layers=edited_layers(editor),
         method=config.method,
         structure=config.structure,
         settings=config.model_dump(mode="json"),
         batches=tuple(batches),
     )
+
+
+def edited_layers(editor: Editor) -> dict[int, EditedLayer]:
+    """Layer -> where its edited weight is."""
+    model = editor.model
+    return {
+        layer: EditedLayer(
+            weight_name=model.weight_name(layer), transposed=model.stores_transposed(layer)
+        )
+        for layer in editor.layer_states
+    }
+
+
+def stored_dtype(model: EditableModel, layer: int) -> str:
+    """Precision in which a layer's edited weight is stored, as records name it."""
+    return str(model.stored_dtype(layer)).removeprefix("torch.")
 
 
 def save_edited(folder: Path, editor: Editor, scores: Sequence[Score] | None) -> None:

@@ -72,12 +72,15 @@ def lookup_projected(
     model: EditableModel, prompts: Sequence[EncodedPrompt], layer: int, *, max_tokens: int = 8192
 ) -> Tensor:
     """Outputs (n, d_model), float32, of a layer's edited projection at the lookup tokens."""
-    keys = compute_keys(model, [[p] for p in prompts], [layer], max_tokens=max_tokens)[layer]
-    projection = model.projection(layer)
-    weight = next(projection.parameters())
-    with torch.no_grad():
-        output: Tensor = projection(keys.to(weight.device, weight.dtype))
-    return output.float()
+    cut = [_cut(prompt) for prompt in prompts]
+
+    def run(limit: int) -> Tensor:
+        parts = [_Stretch(layout) for layout in lay_out(model, cut, limit)]
+        for part in parts:
+            part.run(model, projected=layer)
+        return _in_order([(part.layout, part.projected) for part in parts])
+
+    return _with_less_memory(run, max_tokens, cut)
 
 
 class LayerWalk:
@@ -152,12 +155,14 @@ class _Stretch:
         layout: where the prompts' tokens are.
         keys: layer -> (prompts, d_in) float32 at the lookup tokens, of the last run.
         reached: (prompts, d_model) float32, output of the layer asked for, of the last run.
+        projected: (prompts, d_model) float32, output of the edited projection asked for, likewise.
     """
 
     def __init__(self, layout: TokenLayout) -> None:
         self.layout = layout
         self.keys: dict[int, Tensor] = {}
         self.reached = torch.empty(0)
+        self.projected = torch.empty(0)
         self._entering = 0
         self._states: Tensor | None = None
 
@@ -167,6 +172,7 @@ class _Stretch:
         *,
         keys: Sequence[int] = (),
         hidden: int | None = None,
+        projected: int | None = None,
         keep: int | None = None,
     ) -> None:
         """Run from where the states that are kept enter.
@@ -175,16 +181,18 @@ class _Stretch:
             model: the model.
             keys: layers whose keys are read.
             hidden: layer whose output is read.
+            projected: layer the output of whose edited projection is read.
             keep: layer whose input, of all tokens, is kept for the next run.
         """
-        top = max([*keys, *([] if hidden is None else [hidden])])
+        top = max([*keys, *(layer for layer in (hidden, projected) if layer is not None)])
         inputs = {layer: model.projection_name(layer) for layer in keys}
         outputs = [] if hidden is None else [model.layer_name(hidden)]
+        given = None if projected is None else model.projection_name(projected)
         kept = model.layer_name(keep - 1) if keep and keep > self._entering else None
         recorder = Recorder(
             model.model,
             inputs=inputs.values(),
-            outputs=[*outputs, *([kept] if kept else [])],
+            outputs=[*outputs, *(name for name in (given, kept) if name)],
             stop_after=model.layer_name(top) if hidden == top else model.projection_name(top),
         )
         forwards = []
@@ -196,10 +204,15 @@ class _Stretch:
             forwards.append((module, on_tokens(module, *self.layout.last)))
         with torch.no_grad(), replace_forwards(forwards), recorder:
             model.model(**self.layout.inputs(model))
-        for layer, name in inputs.items():
-            found = recorder.inputs[name]
+
+        def inside(layer: int, states: Tensor) -> Tensor:
             packed = mlp is not None and layer == top
-            self.keys[layer] = (found[0] if packed else self._at_lookup(found)).float()
+            return (states[0] if packed else self._at_lookup(states)).float()
+
+        for layer, name in inputs.items():
+            self.keys[layer] = inside(layer, recorder.inputs[name])
+        if projected is not None and given:
+            self.projected = inside(projected, recorder.outputs[given])
         if hidden is not None:
             self.reached = self._at_lookup(recorder.outputs[outputs[0]]).float()
         if kept:

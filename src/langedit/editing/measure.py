@@ -49,6 +49,8 @@ def measure_batch(
         facts=tuple(facts),
         rows=tuple(rows),
         updates={layer: own.update for layer, own in edit.layers.items()},
+        keys={layer: own.keys for layer, own in edit.layers.items()},
+        prefixes={fact.language: after.prefixes[fact.language] for fact in facts},
         targets=edit.targets,
         losses=edit.losses,
         independence=independence,

@@ -171,10 +171,23 @@ class Moments:
         found = moment_files.find_layers(root) if layers is None else sorted(set(layers))
         if not found:
             raise MomentsError(f"{root}: expected at least one layer, none was asked for")
+        paths = {number: moment_files.layer_path(root, number) for number in found}
+        return replace(cls.load_files(paths, expect), folder=root)
+
+    @classmethod
+    def load_files(cls, paths: Mapping[int, Path], expect: ModelIdentity | None = None) -> Moments:
+        """Read the moments of one or more layers from files with any names.
+
+        Args:
+            paths: layer -> its file, as `save` wrote it.
+            expect: as for `load`.
+
+        Raises:
+            MomentsError: as for `load`.
+        """
         moments: dict[int, LayerMoment] = {}
         first: moment_files.LayerHeader | None = None
-        for number in found:
-            path = moment_files.layer_path(root, number)
+        for number, path in paths.items():
             header, tensors = moment_files.read_layer(path, number)
             first = first or header
             _require_model(expect or first.identity, header.identity, str(path))
@@ -185,7 +198,7 @@ class Moments:
                 )
             moments[number] = _build_layer(path, header, tensors)
         assert first is not None
-        return cls(layers=moments, identity=first.identity, corpus=first.corpus, folder=root)
+        return cls(layers=moments, identity=first.identity, corpus=first.corpus)
 
 
 def _require_model(expected: ModelIdentity, got: ModelIdentity, where: str) -> None:

@@ -21,17 +21,20 @@ def wrap_model(
     tokenizer: PreTrainedTokenizerBase | None,
     config: EditConfig,
 ) -> EditableModel:
-    """The model as the editor sees it.
+    """The model as the editor sees it, asked in a chat where the settings say so.
 
     Raises:
         ConfigError: a plain model without a tokenizer.
         StructureError: a part of the model is not found.
     """
     if isinstance(model, EditableModel):
-        return model
+        return (
+            model if model.chat == config.chat_settings else model.with_chat(config.chat_settings)
+        )
     if tokenizer is None:
         raise ConfigError("tokenizer: expected the model's fast tokenizer, got none: give it")
-    return EditableModel(model, tokenizer, find_structure(model, config.structure or None))
+    structure = find_structure(model, config.structure or None)
+    return EditableModel(model, tokenizer, structure, chat=config.chat_settings)
 
 
 def require_identity(model: EditableModel, moments: Moments) -> ModelIdentity:

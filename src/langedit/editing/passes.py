@@ -26,32 +26,34 @@ def begin_after(
     """
     length = model.behaviour.tuple_length
 
+    def give(value: Tensor) -> Any:
+        return value if length is None else (value, *[None] * (length - 1))
+
     def inject(*_args: Any, **_kwargs: Any) -> Any:
-        given = hidden.clone()  # the next layer may add to it in place
-        return given if length is None else (given, *[None] * (length - 1))
+        return give(hidden)
 
     passing = [(model.layer(i), pass_on(model)) for i in range(layer)]
     return [*passing, (model.layer(layer), inject)]
 
 
 def begin_at(model: EditableModel, layer: int, hidden: Tensor) -> list[tuple[nn.Module, Forward]]:
-    """The same when `hidden` is what enters `layer`, which may be the first."""
-    if layer > 0:
-        return begin_after(model, layer - 1, hidden)
-    block = model.layer(layer)
-    return [(block, entered(block.forward, hidden))]
+    """What layers do instead of their own work when `hidden` is given as the input of `layer`.
 
+    Args:
+        model: the model.
+        layer: index of the layer; those before it pass on what comes in.
+        hidden: (b, t, d_model).
+    """
+    own = model.layer(layer)
+    forward = own.forward
 
-def entered(forward: Forward, hidden: Tensor) -> Forward:
-    """A layer's `forward` on a hidden state of its own, whatever it is called with."""
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        given = hidden.clone()  # a layer may add to it in place
+    def enter(*args: Any, **kwargs: Any) -> Any:
+        entering = hidden.clone()  # a layer may add to it in place
         if args:
-            return forward(given, *args[1:], **kwargs)
-        return forward(**{**kwargs, "hidden_states": given})
+            return forward(entering, *args[1:], **kwargs)
+        return forward(**{**kwargs, "hidden_states": entering})
 
-    return run
+    return [*((model.layer(i), pass_on(model)) for i in range(layer)), (own, enter)]
 
 
 def pass_on(model: EditableModel) -> Forward:
@@ -77,6 +79,42 @@ class TokenStates:
     values: Tensor
     index: tuple[Tensor, ...]
 
+    @classmethod
+    def compute(
+        cls,
+        model: EditableModel,
+        sequences: Sequence[Sequence[int]],
+        layer: int,
+        max_tokens: int,
+    ) -> TokenStates:
+        """Run sequences up to the output of a layer."""
+        name = model.layer_name(layer)
+        layouts = lay_out(model, sequences, max_tokens)
+        seen = [_record(model, layout, outputs=[name], stop_after=name) for layout in layouts]
+        index = _index(layouts, len(sequences))
+        return cls(values=_joined([record.outputs[name] for record in seen]), index=index)
+
+    @classmethod
+    def around_projection(
+        cls,
+        model: EditableModel,
+        sequences: Sequence[Sequence[int]],
+        layer: int,
+        max_tokens: int,
+    ) -> tuple[TokenStates, TokenStates]:
+        """What enters a layer, and what its edited projection gives."""
+        name, inner = model.layer_name(layer), model.projection_name(layer)
+        layouts = lay_out(model, sequences, max_tokens)
+        seen = [
+            _record(model, layout, inputs=[name], outputs=[inner], stop_after=inner)
+            for layout in layouts
+        ]
+        index = _index(layouts, len(sequences))
+        return (
+            cls(values=_joined([record.inputs[name] for record in seen]), index=index),
+            cls(values=_joined([record.outputs[inner] for record in seen]), index=index),
+        )
+
     def rectangle(self, rows: Sequence[Tensor]) -> Tensor:
         """(n, t, d_model) of token rows as in `index`, filled up with any token."""
         at = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
@@ -90,39 +128,32 @@ class TokenStates:
         return self.values[at.to(self.values.device)]
 
 
-def token_states(
+def _record(
     model: EditableModel,
-    sequences: Sequence[Sequence[int]],
-    max_tokens: int,
+    layout: TokenLayout,
     *,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
     stop_after: str,
-) -> dict[str, TokenStates]:
-    """What enters or leaves named modules at every token of some sequences.
+) -> Recorder:
+    recorder = Recorder(model.model, inputs=inputs, outputs=outputs, stop_after=stop_after)
+    with torch.no_grad(), recorder:
+        model.model(**layout.inputs(model))
+    return recorder
 
-    Args:
-        model: the model.
-        sequences: token ids.
-        max_tokens: tokens in one forward pass.
-        inputs: names of modules whose input is kept.
-        outputs: names of modules whose output is kept.
-        stop_after: name of the module after which passes end.
-    """
-    found: dict[str, list[Tensor]] = {name: [] for name in (*inputs, *outputs)}
-    index: list[Tensor] = [torch.zeros(0, dtype=torch.int64)] * len(sequences)
+
+def _joined(states: Sequence[Tensor]) -> Tensor:
+    """(tokens of all layouts, width); some modules (OPT's MLPs) give one list of rows anyway."""
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in states])
+
+
+def _index(layouts: Sequence[TokenLayout], sequences: int) -> tuple[Tensor, ...]:
+    """For each sequence where its tokens are among those of all layouts."""
+    index = [torch.zeros(0, dtype=torch.int64)] * sequences
     start = 0
-    for layout in lay_out(model, sequences, max_tokens):
-        recorder = Recorder(model.model, inputs=inputs, outputs=outputs, stop_after=stop_after)
-        with torch.no_grad(), recorder:
-            model.model(**layout.inputs(model))
-        count, width = layout.ids.numel(), layout.ids.shape[1]
-        for name, states in (recorder.inputs | recorder.outputs).items():
-            found[name].append(states.reshape(count, -1))  # OPT's MLPs see rows of tokens
+    for layout in layouts:
+        width = layout.ids.shape[1]
         for member, row, columns in zip(layout.members, layout.rows, layout.columns, strict=True):
             index[member] = torch.tensor(columns) + (start + row * width)
-        start += count
-    return {
-        name: TokenStates(values=torch.cat(parts), index=tuple(index))
-        for name, parts in found.items()
-    }
+        start += layout.ids.numel()
+    return tuple(index)

@@ -18,7 +18,7 @@ from langedit.models import EditableModel
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrefixCache:
-    """Attention keys and values of prefixes, for the layers that a step runs.
+    """Attention keys and values of prefixes, for the layers that a change can reach.
 
     Attributes:
         first: index of the first layer that has them.
@@ -45,9 +45,9 @@ class PrefixCache:
 
         Args:
             model: the model.
-            states: what enters layer `first`, of sequences that begin with the prefixes.
+            states: what enters layer `first`, for sequences that begin with the prefixes.
             prefixes: token ids before each row's lookup token; some may be empty, not all.
-            first: index of the first layer that a step runs.
+            first: index of the first layer that is run on top.
             last: index of the last layer that will be run on top.
             max_tokens: tokens in one forward pass.
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from langedit.editing.independence import Change
 from langedit.editing.requests import fact_name
@@ -56,6 +57,8 @@ class BatchReport:
         rows: for each fact its row in targets and keys: facts that were merged share one.
         updates: layer -> what was added to its weight, (d_out, d_in) in float32: factors, or a
             dense matrix where the method gives none.
+        keys: layer -> (rows, d_in) float32 keys of the facts, which joined the layer's history.
+        prefixes: language -> context prefixes that the batch's facts were edited with.
         targets: the optimisation of the targets; `None` if they were given, or there are none.
         losses: mean loss of the batch at each step of methods that train weights, else empty.
         independence: layer -> language of past edits -> |dW k| / |W k| over the keys of all past
@@ -70,6 +73,8 @@ class BatchReport:
     facts: tuple[Fact, ...]
     rows: tuple[int, ...]
     updates: Mapping[int, Update]
+    keys: Mapping[int, Tensor]
+    prefixes: Mapping[str, tuple[str, ...]]
     targets: Targets | None
     losses: tuple[float, ...]
     independence: Mapping[int, Mapping[str, Change]]

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 from langedit.errors import TokenError
 from langedit.facts import Fact
-from langedit.models import EditableModel, EncodedPrompt, encode_continuation, encode_prompt
+from langedit.models import (
+    EditableModel,
+    EncodedPrompt,
+    answer_text,
+    encode_continuation,
+    encode_prompt,
+)
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
@@ -50,29 +56,35 @@ def prepare_request(
 ) -> EditRequest:
     """Encode a fact.
 
+    Where the model is asked in a chat, every prompt is a user turn, the KL prompt too; prefixes
+    stand in that turn before the prompt, and the target is the beginning of the assistant's turn.
+
     Args:
-        model: whose tokenizer is used.
+        model: whose tokenizer is used, and its `chat`.
         fact: the fact.
         prefixes: texts that come before the prompt, complete with what separates them from it.
         config: `kl_template` and `target_joint`.
 
     Raises:
         TokenError: a position is not found, or the text is longer than the model's context.
+        ConfigError: the chat template cannot be used.
     """
-    tokenizer = model.tokenizer
+    tokenizer, chat = model.tokenizer, model.chat
     prompts = tuple(
-        encode_prompt(tokenizer, fact.text, fact.subject_span, before=before)
+        encode_prompt(tokenizer, fact.text, fact.subject_span, before=before, chat=chat)
         for before in ("", *prefixes)
     )
-    target = fact.target_text if config.target_joint == "language" else f" {fact.target}"
+    target = f" {fact.target}"
+    if config.target_joint == "language":
+        target = answer_text(tokenizer, fact.language, fact.text, fact.target, chat)
     head, _, tail = config.kl_template.partition("{}")
     span = (len(head), len(head) + len(fact.subject))
     request = EditRequest(
         name=fact_name(fact),
         language=fact.language,
         prompts=prompts,
-        target_ids=encode_continuation(tokenizer, fact.text, target),
-        kl_prompt=encode_prompt(tokenizer, head + fact.subject + tail, span),
+        target_ids=encode_continuation(tokenizer, fact.text, target, chat=chat),
+        kl_prompt=encode_prompt(tokenizer, head + fact.subject + tail, span, chat=chat),
     )
     _check_length(model, request)
     return request
@@ -99,9 +111,23 @@ def merge_shared(
     return merged, tuple(places[request.contexts] for request in requests)
 
 
+def row_languages(facts: Sequence[Fact], rows: Sequence[int]) -> tuple[str, ...]:
+    """Language of each row of a batch: that of its first fact.
+
+    Args:
+        facts: the batch.
+        rows: for each fact its row, from 0.
+    """
+    return tuple(facts[rows.index(row)].language for row in range(len(set(rows))))
+
+
 def fact_name(fact: Fact) -> str:
-    """The fact's id, or else its prompt and target."""
-    return fact.id or f"{fact.language}: {fact.text} -> {fact.target}"
+    """The fact's id, or else its prompt and target, of which long ones are cut in the middle."""
+    return fact.id or f"{fact.language}: {_shortened(fact.text)} -> {_shortened(fact.target)}"
+
+
+def _shortened(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :].lstrip()}"
 
 
 def _check_length(model: EditableModel, request: EditRequest) -> None:

@@ -4,11 +4,10 @@ A change `delta` of the output of one layer, or of the edited projection in it, 
 of a prompt cannot reach earlier layers, nor tokens before the lookup token. `SuffixRunner` computes
 those once:
 
-* the outputs of the layer, or what enters it and the outputs of the projection, for all tokens;
-  what prompts have in common at their beginnings once;
-* the keys and values of the tokens before the lookup token, in every layer that a step runs (the
-  *prefix*, padded on the left, so that distances between indices are distances between positions,
-  which sliding windows and ALiBi rely on).
+* the outputs of the layer for all tokens; what prompts have in common at their beginnings once;
+* the keys and values of the tokens before the lookup token, in every later layer (the *prefix*,
+  padded on the left, so that distances between indices are distances between positions, which
+  sliding windows and ALiBi rely on).
 
 A step then runs the model on the other tokens (the *suffix*, padded on the right) with the layers
 up to the changed one replaced by pass-throughs (but for the layer itself where its projection is
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from langedit.editing.forwards import Forward, head_on_tokens, on_tokens, replace_forwards
-from langedit.editing.passes import begin_after, entered, pass_on, token_states
+from langedit.editing.passes import TokenStates, begin_after, begin_at, pass_on
 from langedit.editing.prefix_cache import PrefixCache
 from langedit.editing.suffix_batch import SuffixBatch, SuffixRow
 from langedit.models import EditableModel
@@ -37,13 +36,13 @@ class SuffixRunner:
 
     Attributes:
         model: the model; a step leaves it as it was.
-        layer: index of the layer whose output is changed.
+        layer: index of the layer whose output, or the output of whose projection, is changed.
         loss_layer: index of the layer whose output the final norm and the head read; the last one
             for the model's own logits.
         hidden: (rows, suffix, d_model) outputs of the changed layer or projection, in the model's
             dtype.
-        entering: (rows, suffix, d_model) what enters the layer whose projection is changed; `None`
-            where the output of a whole layer is.
+        entering: (rows, suffix, d_model) what enters the layer, where its projection is changed;
+            else `None`.
         batch: the suffixes' tokens.
         cache: the prefixes; `None` where suffixes are whole sequences.
     """
@@ -64,8 +63,8 @@ class SuffixRunner:
         layer: int,
         loss_layer: int,
         *,
+        site: Literal["layer", "projection"],
         max_tokens: int,
-        site: Literal["layer", "projection"] = "layer",
         use_cache: bool = True,
     ) -> SuffixRunner:
         """Run the parts that do not depend on the change.
@@ -75,36 +74,31 @@ class SuffixRunner:
             rows: the sequences; wanted positions lie at or after the lookup token.
             layer: index of the layer whose output is changed.
             loss_layer: index of the layer that is read.
+            site: whether the output of the whole layer is changed, or of its edited projection.
             max_tokens: tokens in one forward pass of these parts.
-            site: whether the output of the whole layer is changed or of its edited projection.
             use_cache: keep keys and values of the prefixes where the model's kind of cache allows
                 it; else whole sequences are run at each step. Both give the same numbers.
         """
-        name, whole = model.layer_name(layer), site == "layer"
-        changed = name if whole else model.projection_name(layer)
-        found = token_states(
-            model,
-            [row.ids for row in rows],
-            max_tokens,
-            inputs=[] if whole else [name],
-            outputs=[changed],
-            stop_after=changed,
-        )
-        before, first = (found[name], layer + 1 if whole else layer)
+        ids = [row.ids for row in rows]
+        first = layer if site == "projection" else layer + 1
+        if site == "projection":
+            before, states = TokenStates.around_projection(model, ids, layer, max_tokens)
+        else:
+            before = states = TokenStates.compute(model, ids, layer, max_tokens)
         prefixes = [row.ids[: row.lookup] for row in rows]
         cache = None
         if use_cache and any(prefixes):
             cache = PrefixCache.compute(model, before, prefixes, first, loss_layer, max_tokens)
         cut = cache is not None
         suffixes = [
-            index[row.lookup if cut else 0 :] for row, index in zip(rows, before.index, strict=True)
+            index[row.lookup if cut else 0 :] for row, index in zip(rows, states.index, strict=True)
         ]
         return cls(
             model=model,
             layer=layer,
             loss_layer=loss_layer,
-            hidden=found[changed].rectangle(suffixes),
-            entering=None if whole else before.rectangle(suffixes),
+            hidden=states.rectangle(suffixes),
+            entering=before.rectangle(suffixes) if site == "projection" else None,
             batch=SuffixBatch.build(rows, model.pad_id, cut=cut),
             cache=cache,
         )
@@ -140,13 +134,13 @@ class SuffixRunner:
         batch = self.batch.select(rows)
         length = batch.ids.shape[1]
 
-        def own(states: Tensor) -> Tensor:
+        def chosen(states: Tensor) -> Tensor:
             return states[rows.to(states.device), :length]
 
         return replace(
             self,
-            hidden=own(self.hidden),
-            entering=None if self.entering is None else own(self.entering),
+            hidden=chosen(self.hidden),
+            entering=None if self.entering is None else chosen(self.entering),
             batch=batch,
             cache=None if self.cache is None else self.cache.select(rows, batch.prefix),
         )
@@ -168,38 +162,43 @@ class SuffixRunner:
     def _forwards(self, hidden: Tensor) -> list[tuple[nn.Module, Forward]]:
         """What modules do instead of their own work in a step.
 
-        Layers before the changed one, and after the loss layer, pass their input on; the changed
-        one, or its projection, gives `hidden`. In the layers between, norms, linear modules and
-        MLPs skip padding, and the MLP of the last of them every token whose logits nobody wants.
+        Layers up to the changed one give `hidden`, and those after the loss layer pass their input
+        on; where a projection is changed, it gives `hidden` instead, and its layer begins with what
+        entered it. In the layers that run, linear modules and MLPs skip padding, and the MLP of the
+        last of them every token whose logits nobody wants.
         """
         model, end, behaviour = self.model, self.loss_layer, self.model.behaviour
-        forwards = self._changed(hidden)
+        if self.entering is None:
+            first, forwards = self.layer + 1, begin_after(model, self.layer, hidden)
+        else:
+            first, forwards = self.layer, begin_at(model, self.layer, self.entering)
         forwards += [
             (model.layer(i), pass_on(model)) for i in range(end + 1, model.structure.n_layers)
         ]
-        for i in range(self.layer + 1, end + 1):
+        for i in range(first, end + 1):
             block = model.layer(i)
-            parts = [(name, self.batch.tokens) for name in behaviour.token_wise]
+            parts = [(name, self.batch.tokens) for name in behaviour.linears]
             if behaviour.mlp is not None:
-                tokens = self.batch.wanted if i == end else self.batch.tokens
-                parts.append((behaviour.mlp, tokens))
+                parts.append((behaviour.mlp, self._mlp_tokens(i)))
             for name, tokens in parts:
                 module = block.get_submodule(name)
                 forwards.append((module, on_tokens(module, *tokens)))
+        if self.entering is not None:  # last: the projection may be among the linear modules
+            forwards.append((model.projection(self.layer), self._projecting(hidden)))
         return forwards
 
-    def _changed(self, hidden: Tensor) -> list[tuple[nn.Module, Forward]]:
-        """What happens up to the change."""
-        model = self.model
-        if self.entering is None:
-            return begin_after(model, self.layer, hidden)
+    def _mlp_tokens(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Row and column of the tokens that the MLP of a layer is run on."""
+        return self.batch.wanted if layer == self.loss_layer else self.batch.tokens
 
-        def project(rows: Tensor) -> Tensor:
-            return hidden.reshape(*rows.shape[:-1], -1)
+    def _projecting(self, hidden: Tensor) -> Forward:
+        """A `forward` that gives `hidden` at the tokens on which the MLP around it is run."""
+        given = hidden.flatten(0, 1)
+        if self.model.behaviour.mlp is not None:
+            rows, columns = self._mlp_tokens(self.layer)
+            given = given.index_select(0, (rows * hidden.shape[1] + columns).to(hidden.device))
 
-        own = model.layer(self.layer)
-        return [
-            *((model.layer(i), pass_on(model)) for i in range(self.layer)),
-            (own, entered(own.forward, self.entering)),
-            (model.projection(self.layer), project),
-        ]
+        def project(states: Tensor) -> Tensor:
+            return given.reshape(*states.shape[:-1], -1)
+
+        return project

@@ -113,8 +113,8 @@ class TargetLoss:
             rows,
             layer,
             loss_layer,
-            max_tokens=config.micro_batch_tokens,
             site=site,
+            max_tokens=config.micro_batch_tokens,
             use_cache=use_cache,
         )
         device = runner.hidden.device
@@ -148,7 +148,8 @@ class TargetLoss:
 
         is_target = self.token >= 0
         token = self.token.clamp(min=0).to(scores.device).unsqueeze(1)
-        picked = (scores.gather(1, token).squeeze(1) - size).to(delta.device)
+        at_token = scores.gather(1, token).squeeze(1)
+        picked = (at_token - size).to(delta.device)
         zeros = torch.zeros(len(delta), device=delta.device)
         shares = torch.where(is_target, -self.weight * picked, 0.0)
         nll = zeros.index_add(0, self.wanted_fact, shares)
@@ -169,20 +170,9 @@ class TargetLoss:
             (found,) = torch.autograd.grad(logits, moved, slope())
             return found + pull
 
-        margin = self._margin(scores, token) if self.config.stop_margin is not None else None
-        if margin is None:
-            margin = torch.full_like(decay, -torch.inf)
+        margin = self._margin(scores, token, at_token)
         terms = LossTerms(total=nll + kl + decay, nll=nll, kl=kl, decay=decay, margin=margin)
         return Evaluation(terms=terms, original=original, gradient=differentiate)
-
-    def _margin(self, scores: Tensor, token: Tensor) -> Tensor:
-        """(n,): by how much each fact's least safe target token is ahead of every other token."""
-        own = scores.gather(1, token).squeeze(1)
-        ahead = own - scores.scatter(1, token, -torch.inf).amax(dim=1)
-        is_target = self.token >= 0
-        least = torch.full((len(self.initial_hidden),), torch.inf, device=self.token.device)
-        owners = self.wanted_fact[is_target]
-        return least.scatter_reduce(0, owners, ahead.to(least.device)[is_target], "amin")
 
     def _decay(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """`value_weight_decay * |delta| / |h|^2` (n,), and its gradient, 0 where delta is 0."""
@@ -192,6 +182,22 @@ class TargetLoss:
         tiny = torch.finfo(delta.dtype).tiny
         pull = delta * (weight / length.clamp(min=tiny)).unsqueeze(1)
         return weight * length, torch.where(length.unsqueeze(1) > 0, pull, 0.0)
+
+    def _margin(self, scores: Tensor, token: Tensor, at_token: Tensor) -> Tensor:
+        """How far each fact's least safe target token is ahead of every other token (n,), in nats.
+
+        Args:
+            scores: (wanted, vocabulary) logits.
+            token: (wanted, 1) ids of the target tokens; any at KL positions.
+            at_token: (wanted,) logits of these.
+        """
+        facts, device = len(self.initial_hidden), self.initial_hidden.device
+        if self.config.stop_margin is None:
+            return torch.full((facts,), -torch.inf, device=device)
+        ahead = (at_token - scores.scatter(1, token, -torch.inf).amax(dim=1)).to(device)
+        is_target = self.token >= 0
+        least = torch.full((facts,), torch.inf, device=device)
+        return least.scatter_reduce(0, self.wanted_fact[is_target], ahead[is_target], "amin")
 
     def after(self, found: Evaluation) -> TargetLoss:
         """The same once the first evaluation has said what the divergence is from."""

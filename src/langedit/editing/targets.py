@@ -15,6 +15,7 @@ from torch import Tensor
 
 from langedit.editing.adam import RowAdam
 from langedit.editing.batching import halve_on_oom, micro_batches
+from langedit.editing.finite import require_finite_facts
 from langedit.editing.forwards import frozen
 from langedit.editing.requests import EditRequest
 from langedit.editing.target_loss import LossTerms, TargetLoss
@@ -137,7 +138,7 @@ def _optimise(
     assert first is not None
     assert last is not None
     target = initial + delta
-    _check_finite(requests, target.sum(dim=1), torch.ones_like(active), int(steps.max()))
+    require_finite_facts("target", target, requests, config.layers[-1])
     return Targets(
         target_hidden=target, initial_hidden=initial, first=first, last=last, steps=steps
     )

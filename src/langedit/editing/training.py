@@ -18,8 +18,12 @@ from langedit.models import EditableModel, pad_batch
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRow:
-    """One sequence: `tokens[i]` shall be the most probable one after position `wanted[i]`."""
+    """One sequence: `tokens[i]` shall be the most probable one after position `wanted[i]`.
 
+    Messages call it by its name.
+    """
+
+    name: str
     ids: tuple[int, ...]
     wanted: tuple[int, ...]
     tokens: tuple[int, ...]
@@ -65,7 +69,7 @@ def train_weights(
         max_tokens: padded tokens in one forward pass.
 
     Raises:
-        NumericalError: the loss is not finite.
+        NumericalError: the loss of a row is not finite; the message names it.
     """
     start = {name: weight.detach().float() for name, weight in weights.items()}
     trained = {name: weight.clone().requires_grad_() for name, weight in start.items()}
@@ -73,18 +77,15 @@ def train_weights(
     groups = micro_batches([len(row.ids) for row in rows], max_tokens)
     losses: list[float] = []
     with frozen(model.model):
-        for _ in range(steps):
+        for step in range(1, steps + 1):
             adam.zero_grad()
             losses.append(0.0)
             for group in groups:
-                loss = _loss(model, trained, [rows[i] for i in group]) / len(rows)
+                own = _losses(model, trained, [rows[i] for i in group])
+                _require_finite([rows[i] for i in group], own.detach(), step)
+                loss = own.sum() / len(rows)
                 losses[-1] += float(loss.detach())
                 torch.autograd.backward(loss)
-            if not torch.isfinite(torch.tensor(losses[-1])):
-                raise NumericalError(
-                    f"expected a finite training loss, got {losses[-1]} at step {len(losses)}: "
-                    "load the model in float32 or bfloat16, or lower ft_lr"
-                )
             if losses[-1] < stop_loss:
                 break
             adam.step()
@@ -95,10 +96,20 @@ def train_weights(
     )
 
 
-def _loss(
+def _require_finite(rows: Sequence[TrainingRow], losses: Tensor, step: int) -> None:
+    bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+    if bad:
+        names = "; ".join(dict.fromkeys(rows[i].name for i in bad))
+        raise NumericalError(
+            f"expected a finite training loss, got {float(losses[bad[0]])} at step {step} of "
+            f"{names}: load the model in float32 or bfloat16, or lower ft_lr"
+        )
+
+
+def _losses(
     model: EditableModel, weights: Mapping[str, Tensor], rows: Sequence[TrainingRow]
 ) -> Tensor:
-    """Sum over rows of the mean negative log-likelihood of their tokens."""
+    """(rows,) mean negative log-likelihood of their tokens."""
     batch = pad_batch([row.ids for row in rows], model.pad_id)
     places = [(i, place) for i, row in enumerate(rows) for place in row.wanted]
     at = torch.tensor(places)
@@ -109,8 +120,9 @@ def _loss(
     tokens = torch.tensor([token for row in rows for token in row.tokens], device=logits.device)
     share = torch.tensor([1 / len(row.tokens) for row in rows for _ in row.tokens])
     picked = logits.log_softmax(dim=-1).gather(1, tokens.unsqueeze(1)).squeeze(1)
-    loss: Tensor = -(share.to(picked) * picked).sum()
-    return loss
+    owner = at[:, 0].to(picked.device)
+    losses: Tensor = picked.new_zeros(len(rows)).index_add(0, owner, -share.to(picked) * picked)
+    return losses
 
 
 def _as_stored(model: EditableModel, name: str, weight: Tensor) -> Tensor:

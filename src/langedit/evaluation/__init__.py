@@ -2,17 +2,21 @@
 
 from langedit.evaluation.asking import Answers, ask
 from langedit.evaluation.bootstrap import (
+    Columns,
     Interval,
+    Resampled,
     bootstrap,
     bootstrap_difference,
     bootstrap_seeds,
     paired,
+    resample,
 )
 from langedit.evaluation.compat import CompatCase, compat_cases
 from langedit.evaluation.crossing import (
     CrossScore,
     LanguageMatrix,
     aligned_pairs,
+    cell_values,
     gains,
     interference_scores,
     language_matrix,
@@ -53,6 +57,7 @@ __all__ = [
     "METRICS",
     "PERPLEXITY",
     "Answers",
+    "Columns",
     "CompatCase",
     "Continuation",
     "CrossScore",
@@ -63,6 +68,7 @@ __all__ = [
     "Metric",
     "Question",
     "Questions",
+    "Resampled",
     "RetentionProbe",
     "ScoreHistory",
     "ScoreValues",
@@ -74,6 +80,7 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_seeds",
     "by_language",
+    "cell_values",
     "compat_cases",
     "continue_greedily",
     "definitions",
@@ -88,6 +95,7 @@ __all__ = [
     "ngram_entropy",
     "paired",
     "perplexity",
+    "resample",
     "retention_grid",
     "score_facts",
     "token_accuracy",

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from langedit.errors import ConfigError
 from langedit.evaluation.forced import BATCH_TOKENS, forced_answers
 from langedit.evaluation.metrics import mean_or_none
 from langedit.facts import Fact
@@ -67,7 +68,15 @@ def compat_cases(
         model: the model; "llama" in its `name_or_path` matters, as in the original.
         facts: the facts.
         batch_tokens: padded tokens in one forward pass.
+
+    Raises:
+        ConfigError: the model is asked in a chat.
     """
+    if model.chat is not None:
+        raise ConfigError(
+            "compat: expected a model that is asked in plain text, as the published evaluation "
+            "does, got one that is asked in a chat: give model.with_chat(None)"
+        )
     items = [tuple(_items(model, fact)) for fact in facts]
     flat = [item for own in items for item in own]
     encoded = [(_ids(model, item.prompt), (item.expected,)) for item in flat]

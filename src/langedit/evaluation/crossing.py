@@ -10,6 +10,7 @@ Both are lists of `CrossScore`, one a fact, from which `language_matrix` takes m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from langedit.evaluation.bootstrap import Interval, bootstrap_seeds
 from langedit.evaluation.history import ScoreHistory
 from langedit.evaluation.metrics import mean_or_none
 from langedit.evaluation.scoring import score_facts
-from langedit.facts import Fact
+from langedit.facts import Fact, comparable
 from langedit.models import EditableModel
 
 
@@ -61,6 +62,18 @@ class LanguageMatrix:
     def __getitem__(self, pair: tuple[str, str]) -> Interval:
         return self.cells[pair]
 
+    def diagonal(self) -> float | None:
+        """Mean over the pairs of a language with itself, `None` if there are none."""
+        return mean_or_none(
+            cell.mean for (row, column), cell in self.cells.items() if row == column
+        )
+
+    def off_diagonal(self) -> float | None:
+        """Mean over the pairs of two languages, `None` if there are none."""
+        return mean_or_none(
+            cell.mean for (row, column), cell in self.cells.items() if row != column
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values, cells by row and column."""
         return {
@@ -94,24 +107,16 @@ def language_matrix(
     Raises:
         FactError: there are no scores, or a language is not among `languages`.
     """
-    of_fact: dict[tuple[str, str], dict[int, dict[str, list[float]]]] = {}
-    for score in scores:
-        runs = of_fact.setdefault((score.row, score.column), {})
-        runs.setdefault(score.run, {}).setdefault(score.fact, []).append(score.value)
-    unknown = {language for pair in of_fact for language in pair} - set(languages)
-    if unknown or not of_fact:
+    by_pair = cell_values(scores)
+    unknown = {language for pair in by_pair for language in pair} - set(languages)
+    if unknown or not by_pair:
         raise FactError(
             f"{name}: expected scores in {', '.join(languages)}, got "
             f"{', '.join(sorted(unknown)) or 'none'}"
         )
     cells = {
-        pair: bootstrap_seeds(
-            [[mean_or_none(values) for values in facts.values()] for facts in runs.values()],
-            resamples=resamples,
-            level=level,
-            seed=seed,
-        )
-        for pair, runs in of_fact.items()
+        pair: bootstrap_seeds(list(runs.values()), resamples=resamples, level=level, seed=seed)
+        for pair, runs in by_pair.items()
     }
     return LanguageMatrix(
         name=name,
@@ -121,14 +126,33 @@ def language_matrix(
     )
 
 
-def aligned_pairs(edited: Sequence[Fact], pool: Iterable[Fact]) -> list[tuple[Fact, Fact]]:
+def cell_values(scores: Iterable[CrossScore]) -> dict[tuple[str, str], dict[int, list[float]]]:
+    """(row, column) -> run -> one value a fact: the mean of its scores of that pair."""
+    of_fact: dict[tuple[str, str], dict[int, dict[str, list[float]]]] = {}
+    for score in scores:
+        runs = of_fact.setdefault((score.row, score.column), {})
+        runs.setdefault(score.run, {}).setdefault(score.fact, []).append(score.value)
+    return {
+        pair: {
+            run: [math.fsum(values) / len(values) for values in facts.values()]
+            for run, facts in runs.items()
+        }
+        for pair, runs in of_fact.items()
+    }
+
+
+def aligned_pairs(
+    edited: Sequence[Fact], pool: Iterable[Fact], *, may_be_none: bool = False
+) -> list[tuple[Fact, Fact]]:
     """Pairs of an edited fact and the same fact in each language in which it was not edited.
 
-    The pair of an edited fact with itself comes first, so that the diagonal is its efficacy.
+    The pair of an edited fact with itself comes first, so that the diagonal is its efficacy. A
+    fact whose question is edited in its language, with whatever target, is not asked.
 
     Args:
         edited: facts that are edited, those without a group left out.
         pool: the facts in all languages.
+        may_be_none: return no pair, instead of an error, where nothing can be asked.
 
     Raises:
         FactError: no edited fact has a group of which the pool holds another language.
@@ -138,13 +162,21 @@ def aligned_pairs(edited: Sequence[Fact], pool: Iterable[Fact]) -> list[tuple[Fa
         if fact.group is not None:
             others.setdefault(fact.group, {}).setdefault(fact.language, fact)
     done = {(fact.group, fact.language) for fact in edited}
+    questions = {(fact.language, comparable(fact.text)) for fact in edited}
     pairs = []
     for fact in edited:
         if fact.group is not None:
             aligned = others.get(fact.group, {})
-            asked = [f for code, f in aligned.items() if (fact.group, code) not in done]
+            asked = [
+                other
+                for code, other in aligned.items()
+                if (fact.group, code) not in done
+                and (code, comparable(other.text)) not in questions
+            ]
             pairs += [(fact, other) for other in (fact, *asked)]
     if all(fact is other for fact, other in pairs):
+        if may_be_none:
+            return []
         raise FactError(
             f"transfer: expected facts that are edited in one language and can be asked in another "
             f"(equal group), got none among {len(edited)} edited facts; every one is edited in all "
@@ -215,15 +247,15 @@ def interference_scores(history: ScoreHistory, *, run: int = 0) -> list[CrossSco
     """
     scores = []
     for before, after in zip(history.steps, history.steps[1:], strict=False):
-        languages = set(history.languages[before + 1 : after + 1])
-        if len(languages) > 1:
+        languages = {history.language(batch) for batch in range(before + 1, after + 1)}
+        column = languages.pop()
+        if languages or column is None:
             continue
-        (column,) = languages
         for batch in range(before + 1):
             old, new = history.of(batch, before), history.of(batch, after)
             scores += [
                 CrossScore(
-                    row=history.languages[batch],
+                    row=history.language_of(batch, number),
                     column=column,
                     value=b - a,
                     fact=f"{batch}/{number}",

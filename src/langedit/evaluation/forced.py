@@ -16,8 +16,7 @@ from torch import Tensor
 
 from langedit.editing.batching import micro_batches
 from langedit.evaluation.sharing import Beginnings, maximal_rows, shared_mlps
-from langedit.facts import Language
-from langedit.models import EditableModel, encode_answers, pad_batch
+from langedit.models import EditableModel, answer_text, encode_answers, pad_batch
 
 Encoded = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt, and of an answer that follows it; neither is empty."""
@@ -45,7 +44,10 @@ class ForcedAnswer:
 def encode_answer(
     model: EditableModel, language: str, prompt: str, answer: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of a prompt, and of an answer as it follows that prompt in its language."""
+    """Token ids of a prompt, and of an answer as it follows that prompt in its language.
+
+    Where the model is asked in a chat (`model.chat`), the prompt is the user's turn.
+    """
     return encode_all(model, [(language, prompt, answer)])[0]
 
 
@@ -56,10 +58,14 @@ def encode_all(
 
     Raises:
         TokenError: a prompt or an answer has no tokens of its own.
+        ConfigError: the chat template cannot be used.
     """
-    languages = {code: Language.parse(code) for code, _, _ in texts}
-    pairs = [(prompt, languages[code].join(answer, after=prompt)) for code, prompt, answer in texts]
-    return encode_answers(model.tokenizer, pairs)
+    tokenizer, chat = model.tokenizer, model.chat
+    pairs = [
+        (prompt, answer_text(tokenizer, code, prompt, answer, chat))
+        for code, prompt, answer in texts
+    ]
+    return encode_answers(tokenizer, pairs, chat=chat)
 
 
 def forced_answers(

@@ -21,11 +21,12 @@ class ScoreHistory:
     """Scores of every fact of batch i after batch j, for the steps j that were scored.
 
     Attributes:
-        languages: language code of each batch, in the order in which they are edited.
+        languages: language code of each batch, in the order in which they are edited; for a batch
+            of several languages those of its scored facts.
         values: step j -> for each batch 0..j the scores of its facts; steps rise.
     """
 
-    languages: tuple[str, ...]
+    languages: tuple[str | tuple[str, ...], ...]
     values: Mapping[int, tuple[BatchValues, ...]]
 
     def __post_init__(self) -> None:
@@ -46,6 +47,16 @@ class ScoreHistory:
     def of(self, batch: int, step: int) -> BatchValues:
         """Scores of a batch's facts after a step, which must have been scored."""
         return self.values[step][batch]
+
+    def language(self, batch: int) -> str | None:
+        """Language of a batch; `None` for one of several languages."""
+        own = self.languages[batch]
+        return own if isinstance(own, str) else None
+
+    def language_of(self, batch: int, number: int) -> str:
+        """Language of a scored fact of a batch."""
+        own = self.languages[batch]
+        return own if isinstance(own, str) else own[number]
 
     def retention(self) -> dict[int, tuple[float | None, ...]]:
         """Step j -> mean score of each batch 0..j."""

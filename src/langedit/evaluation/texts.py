@@ -67,13 +67,13 @@ def greedy_text(
     """Greedy continuations of prompts, cut after their first sentence.
 
     Args:
-        model: the model.
+        model: the model; where it is asked in a chat, each prompt is a user's turn.
         language: of the prompts; says how a sentence ends.
         prompts: the texts to continue.
         max_new_tokens: of each continuation.
     """
     stop = Language.parse(language).sentence_break.strip()
-    encoded = [encode_text(model.tokenizer, prompt) for prompt in prompts]
+    encoded = [encode_text(model.tokenizer, prompt, chat=model.chat) for prompt in prompts]
     found = continue_greedily(model, encoded, [max_new_tokens] * len(prompts))
     return [(own.text.split(stop)[0] if stop else own.text).strip() for own in found]
 
@@ -99,7 +99,8 @@ def text_log_probabilities(
     """Log-probabilities (nats, natural logarithm) of the tokens of texts, in order of length.
 
     The first token of a text has no context and is left out; with a tokenizer that puts BOS in
-    front, that is BOS.
+    front, that is BOS. Texts are no questions: they stand as they are also where the model is asked
+    in a chat.
 
     Yields:
         For each text a float32 tensor (tokens - 1,) on the CPU.

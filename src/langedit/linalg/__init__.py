@@ -10,6 +10,7 @@ from langedit.linalg.regularise import keep_largest, spectral_excess
 from langedit.linalg.running_moment import CORPUS_WEIGHT, pooled_moment, released_moment
 from langedit.linalg.solves import MomentSolver, memit_update, projected_update, rome_update
 from langedit.linalg.spectrum import Spectrum
+from langedit.linalg.stored_updates import keep_edits, row_major, update_from, update_tensors
 from langedit.linalg.updates import DenseUpdate, LowRankUpdate, Update
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Update",
     "compress_update",
     "gram",
+    "keep_edits",
     "keep_largest",
     "key_metric",
     "memit_update",
@@ -35,5 +37,8 @@ __all__ = [
     "projected_update",
     "released_moment",
     "rome_update",
+    "row_major",
     "spectral_excess",
+    "update_from",
+    "update_tensors",
 ]

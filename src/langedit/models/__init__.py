@@ -1,10 +1,12 @@
 """What is edited: loading, structure, hooks, token positions, identity."""
 
+from langedit.models.chat import ChatSettings, answer_text, render_prompt
 from langedit.models.editable import EditableModel
 from langedit.models.hooks import Recorder, hidden_of, replace_output
 from langedit.models.identity import ModelIdentity, weights_hash
 from langedit.models.loading import load_model
 from langedit.models.padding import PaddedBatch, pad_batch
+from langedit.models.plain_projections import dequantise_projections
 from langedit.models.positions import (
     EncodedPrompt,
     encode_answers,
@@ -12,15 +14,19 @@ from langedit.models.positions import (
     encode_prompt,
     encode_text,
 )
+from langedit.models.quantised import require_savable
 from langedit.models.structure import ModelStructure, find_structure
 
 __all__ = [
+    "ChatSettings",
     "EditableModel",
     "EncodedPrompt",
     "ModelIdentity",
     "ModelStructure",
     "PaddedBatch",
     "Recorder",
+    "answer_text",
+    "dequantise_projections",
     "encode_answers",
     "encode_continuation",
     "encode_prompt",
@@ -29,6 +35,8 @@ __all__ = [
     "hidden_of",
     "load_model",
     "pad_batch",
+    "render_prompt",
     "replace_output",
+    "require_savable",
     "weights_hash",
 ]

@@ -30,14 +30,14 @@ class LayerBehaviour:
         tuple_length: items of the tuple that a layer returns, `None` if it returns a tensor.
         mlp: name, within a layer, of the module around the edited projection, when it maps
             (batch, length, ...) to the same token by token; else `None`.
-        token_wise: names, within a layer, of linear modules and norms outside the MLP that do so
-            too.
-        packs: whether several sequences may share a row under a mask of their own.
+        linears: names, within a layer, of linear modules outside the MLP that do so too.
+        packs: whether several sequences may share a row under a mask of their own. A model on the
+            meta device is taken not to: it has no values that could be compared.
     """
 
     tuple_length: int | None
     mlp: str | None
-    token_wise: tuple[str, ...]
+    linears: tuple[str, ...]
     packs: bool
 
     @classmethod
@@ -46,13 +46,12 @@ class LayerBehaviour:
         first = f"{structure.layers}.0"
         block = model.get_submodule(first)
         mlp = structure.projection.rpartition(".")[0]
-        parts = [
+        linears = [
             name
             for name, module in block.named_modules()
-            if (isinstance(module, nn.Linear | Conv1D) or type(module).__name__.endswith("Norm"))
-            and not f"{name}.".startswith(f"{mlp}.")
+            if isinstance(module, nn.Linear | Conv1D) and not f"{name}.".startswith(f"{mlp}.")
         ]
-        inside = [f"{first}.{name}" for name in [*([mlp] if mlp else []), *parts]]
+        inside = [f"{first}.{name}" for name in [*([mlp] if mlp else []), *linears]]
         lengths: list[int | None] = []
 
         def note(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -69,15 +68,12 @@ class LayerBehaviour:
 
         def by_token(name: str) -> bool:
             seen = [part.get(f"{first}.{name}") for part in (record.inputs, record.outputs)]
-            return all(
-                states is not None and states.ndim == 3 and states.shape[:2] == ids.shape
-                for states in seen
-            )
+            return all(states is not None and states.shape[:2] == ids.shape for states in seen)
 
         return cls(
             tuple_length=lengths[0],
             mlp=mlp if mlp and by_token(mlp) else None,
-            token_wise=tuple(name for name in parts if by_token(name)),
+            linears=tuple(name for name in linears if by_token(name)),
             packs=_packs(model, structure),
         )
 
@@ -100,7 +96,8 @@ def packed_mask(attends: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _packs(model: PreTrainedModel, structure: ModelStructure) -> bool:
     """Compare two sequences in one row, under a mask of their own, with each by itself."""
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    given = "position_ids" in inspect.signature(model.forward).parameters
+    if not given or model.device.type == "meta":
         return False
     size = int(model.config.get_text_config().vocab_size)
     ids = torch.tensor([[(7 * i * i + 3 * i + 1) % size for i in range(6)]])

@@ -45,11 +45,19 @@ def module_list(model: nn.Module, name: str) -> nn.ModuleList:
 
 
 def linear_sizes(module: nn.Module | None) -> tuple[int, int] | None:
-    """(width in, width out) of a `Linear` or transformers' `Conv1D`; None for anything else."""
+    """(width in, width out) of a `Linear` or transformers' `Conv1D`; None for anything else.
+
+    Libraries that quantise have linear modules of their own, with the attributes of a `Linear`.
+    """
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, Conv1D):
         return int(module.nx), int(module.nf)
+    if module is None or any(module.children()):
+        return None
+    match getattr(module, "in_features", None), getattr(module, "out_features", None):
+        case (int(d_in), int(d_out)):
+            return d_in, d_out
     return None
 
 

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from langedit.errors import ModelError, NumericalError
 from langedit.models.behaviour import LayerBehaviour, attention_window
+from langedit.models.chat import ChatSettings
 from langedit.models.hooks import hidden_of
 from langedit.models.identity import ModelIdentity, weights_hash
 from langedit.models.padding import PaddedBatch
@@ -29,6 +30,7 @@ class EditableModel:
         tokenizer: its fast tokenizer.
         structure: names and sizes of its parts.
         revision: revision asked for when loading, if any.
+        chat: how facts and questions are put to the model; None: as plain text.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class EditableModel:
         tokenizer: PreTrainedTokenizerBase,
         structure: ModelStructure,
         revision: str | None = None,
+        chat: ChatSettings | None = None,
     ) -> None:
         """Put the parts together; `load_model` does it from a folder or the hub.
 
@@ -49,6 +52,11 @@ class EditableModel:
         self.tokenizer = tokenizer
         self.structure = structure
         self.revision = revision
+        self.chat = chat
+
+    def with_chat(self, chat: ChatSettings | None) -> EditableModel:
+        """The same model and weights, with facts and questions put to it in another way."""
+        return EditableModel(self.model, self.tokenizer, self.structure, self.revision, chat)
 
     # --- parts ------------------------------------------------------------------------------------
 
@@ -75,6 +83,10 @@ class EditableModel:
         """The MLP's output projection of a layer: d_in -> d_model."""
         return self.model.get_submodule(self.projection_name(layer))
 
+    def stores_transposed(self, layer: int) -> bool:
+        """Whether the module keeps the edited weight as (d_in, d_out), as GPT-2's Conv1D does."""
+        return isinstance(self.projection(layer), Conv1D)
+
     @cached_property
     def behaviour(self) -> LayerBehaviour:
         """How layers behave, found out once by running a few tokens; edits do not change it."""
@@ -91,10 +103,6 @@ class EditableModel:
         """
         window = attention_window(self.model)
         return self.behaviour.packs and (window is None or longest <= window)
-
-    def stores_transposed(self, layer: int) -> bool:
-        """Whether the module keeps the edited weight as (d_in, d_out), as GPT-2's Conv1D does."""
-        return isinstance(self.projection(layer), Conv1D)
 
     # --- weights ----------------------------------------------------------------------------------
 
@@ -133,10 +141,14 @@ class EditableModel:
         with torch.no_grad():
             seen.copy_(rounded)
 
+    def stored_dtype(self, layer: int) -> torch.dtype:
+        """Precision in which a layer's edited weight is stored."""
+        return self._oriented(layer).dtype
+
     def _oriented(self, layer: int) -> Tensor:
         """The stored weight as a (d_out, d_in) view."""
         module = self.projection(layer)
-        weight = module.weight
+        weight = getattr(module, "weight", None)
         name = self.weight_name(layer)
         expected = (self.structure.d_model, self.structure.d_in)
         if not isinstance(weight, Tensor):

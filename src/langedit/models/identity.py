@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from langedit.errors import ModelError
+from langedit.models.quantised import quantised_modules, stored_tensors
 
 _CHUNK = 1 << 22  # values hashed at a time: 16 MiB of float32
 
@@ -33,13 +34,17 @@ def weights_hash(model: nn.Module) -> str:
 
     Parameters come in the order of their names; tied ones count once; buffers are left out, since
     they follow from the configuration. The stored precision is left out too: a bfloat16 checkpoint
-    has one hash whether it was loaded as bfloat16 or as float32.
+    has one hash whether it was loaded as bfloat16 or as float32. Of quantised linear modules
+    everything counts that they store, bit for bit.
 
     Raises:
         ModelError: a parameter has no values (meta device or offloaded).
     """
     digest = hashlib.sha256()
+    quantised = quantised_modules(model)
     for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
+        if name.rpartition(".")[0] in quantised:
+            continue
         if parameter.is_meta:
             raise ModelError(
                 f"cannot hash {name}: it is on the meta device (offloaded, or never loaded); "
@@ -47,6 +52,10 @@ def weights_hash(model: nn.Module) -> str:
             )
         digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
         _hash_values(digest, parameter.detach())
+    for name, module in sorted(quantised.items(), key=lambda item: item[0]):
+        for key, stored in stored_tensors(name, module):
+            digest.update(f"{key} {tuple(stored.shape)} {stored.dtype}\n".encode())
+            digest.update(stored.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

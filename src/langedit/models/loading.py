@@ -28,7 +28,15 @@ from langedit.models.structure import find_structure
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _TOKENIZER_FILES = ("*token*", "vocab*", "*.model", "tekken*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    SafetensorError,
+    ImportError,  # a quantised checkpoint whose library is not installed
+)
 
 
 def load_model(
@@ -112,7 +120,7 @@ def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    except (*_LOAD_ERRORS, ImportError, AttributeError) as error:
+    except (*_LOAD_ERRORS, AttributeError) as error:
         raise _failed("tokenizer", name, error) from error
     require_offsets(tokenizer)
     return tokenizer

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from langedit.errors import TokenError
+from langedit.models.chat import ChatSettings, RenderedPrompt, render_prompt
 
 # What a continuation is put after when it merges with its prompt: tokenizers seldom merge across
 # all of these, and text after them gets no artificial leading blank.
@@ -24,7 +25,8 @@ class EncodedPrompt:
     """A prompt as the model reads it.
 
     Attributes:
-        ids: token ids, with the tokenizer's own special tokens in front and none behind.
+        ids: token ids, with the tokenizer's own special tokens in front and none behind; of a chat,
+            everything up to where the assistant begins.
         lookup: index in `ids` of the lookup token, the last one that holds a part of the subject.
         subject_start: index of the first token that covers a part of the subject; at the very start
             of a text this may be the blank that Metaspace tokenizers put in front.
@@ -49,7 +51,12 @@ def require_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, text: str, span: tuple[int, int], *, before: str = ""
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    span: tuple[int, int],
+    *,
+    before: str = "",
+    chat: ChatSettings | None = None,
 ) -> EncodedPrompt:
     """Tokenise a prompt and find its lookup token.
 
@@ -63,33 +70,56 @@ def encode_prompt(
         text: the prompt with the subject in it.
         span: characters [start, end) of the subject in `text`.
         before: put in front of `text` as it is, such as a context prefix with its separator.
+        chat: the text becomes the user's turn of the tokenizer's chat template.
 
     Raises:
         TokenError: slow tokenizer, span outside the text or blank, or no token covers the subject.
+        ConfigError: as `render_prompt`.
     """
     require_offsets(tokenizer)
     start, end = span
     if not 0 <= start < end <= len(text) or not text[start:end].strip():
         raise TokenError(f"expected characters of a subject in {text!r}, got the span {span}")
     end = start + len(text[start:end].rstrip())
-    full = before + text
+    rendered = render_prompt(tokenizer, text, before=before, chat=chat)
+    ids, covers = _encode_rendered(tokenizer, [rendered])[0]
+    shift = rendered.shift
+    first, last = _tokens_over(covers, rendered.text, start + shift, end + shift)
+    return EncodedPrompt(ids=tuple(ids), lookup=last, subject_start=first)
+
+
+def _encode_rendered(
+    tokenizer: PreTrainedTokenizerBase, rendered: list[RenderedPrompt]
+) -> list[tuple[list[int], list[tuple[int, ...] | None]]]:
+    """Ids of texts that something may follow, and the characters that each token covers.
+
+    Special tokens that the tokenizer adds cover none, and are kept in front only; those that a
+    chat template writes stand in the text. The texts, at least one, are rendered in one way.
+    """
+    adds = rendered[0].adds_special_tokens
     encoded = tokenizer(
-        full,
-        add_special_tokens=True,
+        [own.text for own in rendered],
+        add_special_tokens=adds,
         padding=False,
         truncation=False,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
         verbose=False,
     )
-    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
-    added = encoded["special_tokens_mask"]
-    while ids and added[len(ids) - 1]:
-        ids.pop()
-    covers = [None if added[i] else tuple(offsets[i]) for i in range(len(ids))]
-    shift = len(before)
-    first, last = _tokens_over(covers, full, start + shift, end + shift)
-    return EncodedPrompt(ids=tuple(ids), lookup=last, subject_start=first)
+    begin = tokenizer.bos_token_id
+    found = []
+    for i, offsets in enumerate(encoded["offset_mapping"]):
+        ids = list(encoded["input_ids"][i])
+        added = encoded["special_tokens_mask"][i] if adds else [0] * len(ids)
+        while ids and added[len(ids) - 1]:
+            ids.pop()
+        if not adds and begin is not None and ids[:2] == [begin, begin]:
+            raise TokenError(
+                f"the chat template begins its text with {tokenizer.bos_token} twice; models are "
+                "trained with one: give the tokenizer a template that writes it once"
+            )
+        found.append((ids, [None if added[k] else tuple(offsets[k]) for k in range(len(ids))]))
+    return found
 
 
 def _tokens_over(
@@ -113,40 +143,42 @@ def _tokens_over(
     )
 
 
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, chat: ChatSettings | None = None
+) -> tuple[int, ...]:
     """Token ids of a text that something may follow: special tokens in front, none behind.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        text: the text.
+        chat: the text becomes the user's turn of the tokenizer's chat template.
 
     Raises:
         TokenError: the text has no tokens.
+        ConfigError: as `render_prompt`.
     """
-    return _encode_texts(tokenizer, [text])[0]
+    require_offsets(tokenizer)
+    return _encode_texts(tokenizer, [render_prompt(tokenizer, text, chat=chat)])[0]
 
 
-def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[tuple[int, ...]]:
-    """What `encode_text` gives for each text, of which there is at least one."""
-    encoded = tokenizer(
-        texts,
-        add_special_tokens=True,
-        padding=False,
-        truncation=False,
-        return_special_tokens_mask=True,
-        verbose=False,
-    )
+def _encode_texts(
+    tokenizer: PreTrainedTokenizerBase, rendered: list[RenderedPrompt]
+) -> list[tuple[int, ...]]:
+    """Ids of texts that something may follow, of which there is at least one."""
     found = []
-    for text, own, added in zip(
-        texts, encoded["input_ids"], encoded["special_tokens_mask"], strict=True
-    ):
-        ids = list(own)
-        while ids and added[len(ids) - 1]:
-            ids.pop()
+    for own, (ids, _) in zip(rendered, _encode_rendered(tokenizer, rendered), strict=True):
         if not ids:
-            raise TokenError(f"expected a text with tokens, got {text!r}")
+            raise TokenError(f"expected a text with tokens, got {own.text!r}")
         found.append(tuple(ids))
     return found
 
 
 def encode_continuation(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, continuation: str
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    continuation: str,
+    *,
+    chat: ChatSettings | None = None,
 ) -> tuple[int, ...]:
     """Token ids of a continuation as it follows its prompt, without special tokens.
 
@@ -159,12 +191,14 @@ def encode_continuation(
         tokenizer: a fast tokenizer; its padding and truncation settings play no part.
         prompt: text that comes before, without special tokens.
         continuation: what follows, with its leading blank where the language writes one.
+        chat: the prompt becomes the user's turn of the chat template; the assistant continues.
 
     Raises:
         TokenError: slow tokenizer, or the continuation has no tokens of its own.
+        ConfigError: as `render_prompt`.
     """
     require_offsets(tokenizer)
-    for anchor in (prompt, *_ANCHORS):
+    for anchor in (render_prompt(tokenizer, prompt, chat=chat).text, *_ANCHORS):
         head, _ = _encode_plain(tokenizer, anchor)
         full, ends = _encode_plain(tokenizer, anchor + continuation)
         own = _own_ids(head, full, ends, len(anchor))
@@ -177,7 +211,10 @@ def encode_continuation(
 
 
 def encode_answers(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    chat: ChatSettings | None = None,
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """What `encode_text` and `encode_continuation` make of many prompts and their continuations.
 
@@ -186,24 +223,29 @@ def encode_answers(
     Args:
         tokenizer: a fast tokenizer.
         pairs: prompts, each with what follows it.
+        chat: as for `encode_continuation`.
 
     Returns:
         For each pair the ids of the prompt and those of the continuation.
 
     Raises:
         TokenError: slow tokenizer, or a prompt or a continuation has no tokens of its own.
+        ConfigError: as `render_prompt`.
     """
     require_offsets(tokenizer)
     if not pairs:
         return []
     prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
-    ids = dict(zip(prompts, _encode_texts(tokenizer, prompts), strict=True))
-    heads = dict(zip(prompts, _encode_many(tokenizer, prompts), strict=True))
-    wholes = _encode_many(tokenizer, [prompt + text for prompt, text in pairs])
+    rendered = [render_prompt(tokenizer, prompt, chat=chat) for prompt in prompts]
+    texts = {prompt: own.text for prompt, own in zip(prompts, rendered, strict=True)}
+    ids = dict(zip(prompts, _encode_texts(tokenizer, rendered), strict=True))
+    heads = dict(zip(prompts, _encode_many(tokenizer, list(texts.values())), strict=True))
+    wholes = _encode_many(tokenizer, [texts[prompt] + text for prompt, text in pairs])
     found = []
     for (prompt, text), (full, ends) in zip(pairs, wholes, strict=True):
-        own = _own_ids(heads[prompt][0], full, ends, len(prompt))
-        found.append((ids[prompt], own or encode_continuation(tokenizer, prompt, text)))
+        own = _own_ids(heads[prompt][0], full, ends, len(texts[prompt]))
+        answer = own or encode_continuation(tokenizer, prompt, text, chat=chat)
+        found.append((ids[prompt], answer))
     return found
 
 

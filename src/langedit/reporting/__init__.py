@@ -1,14 +1,12 @@
 """What people see: tables on screen, figures in files."""
 
-from langedit.reporting.figures import retention_figure
+from langedit.reporting.figures import retention_figure, stream_figure
 from langedit.reporting.heatmaps import heatmap_figure
-from langedit.reporting.matrices import matrix_figure, stream_figure
 from langedit.reporting.tables import definition_table, percent, profile_table, score_table
 
 __all__ = [
     "definition_table",
     "heatmap_figure",
-    "matrix_figure",
     "percent",
     "profile_table",
     "retention_figure",

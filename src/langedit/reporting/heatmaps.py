@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from langedit.evaluation import Interval, LanguageMatrix
+from langedit.reporting.panels import panel_figure, save_figure
+
+if TYPE_CHECKING:
+    from langedit.evaluation import Interval, LanguageMatrix
 
 
 def heatmap_figure(
@@ -16,6 +19,7 @@ def heatmap_figure(
     rows: str,
     columns: str,
     signed: bool = False,
+    languages: Sequence[str] | None = None,
 ) -> None:
     """Draw a matrix of languages for each method, in percent, with half-widths of the intervals.
 
@@ -27,30 +31,27 @@ def heatmap_figure(
         rows: what the languages of rows are, such as "edited in".
         columns: what those of columns are, such as "asked in".
         signed: whether values are differences: colours then go from loss over white to gain.
+        languages: codes in order; those that no matrix has are left out. In the order in which
+            they appear if not given.
 
     Raises:
         ValueError: there is no matrix.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not panels:
         raise ValueError("expected at least one matrix to draw")
-    across = list(dict.fromkeys(code for own in panels.values() for code in own.columns))
-    down = list(dict.fromkeys(code for own in panels.values() for code in own.rows))
+    across = _ordered((code for own in panels.values() for code in own.columns), languages)
+    down = _ordered((code for own in panels.values() for code in own.rows), languages)
     means = [cell.mean for own in panels.values() for cell in own.cells.values()]
     limit = max(0.01, *map(abs, means)) if signed else 1.0
-    size = (len(panels) * (0.62 * len(across) + 0.9) + 0.9, 0.62 * len(down) + 1.5)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    size = (0.62 * len(across) + 1.2, 0.62 * len(down) + 1.3)
+    figure, axes = panel_figure(len(panels), *size)
     scale: dict[str, Any] = {"cmap": "Blues", "vmin": 0, "vmax": 100}
     if signed:
         scale = {"cmap": "RdBu", "vmin": -100 * limit, "vmax": 100 * limit}
-    images = []
     for axis, (method, own) in zip(axes, panels.items(), strict=True):
         grid = [[_mean(own, row, column) for column in across] for row in down]
         axis.set_facecolor("0.85")
-        images.append(axis.imshow(grid, **scale))
+        image = axis.imshow(grid, **scale)
         for (row, column), cell in own.cells.items():
             place = (across.index(column), down.index(row))
             _write(axis, place, cell, "white" if abs(cell.mean) > 0.6 * limit else "black", signed)
@@ -58,13 +59,15 @@ def heatmap_figure(
         axis.set_yticks(range(len(down)), down)
         axis.set_title(method, fontsize=10)
         axis.set_xlabel(columns)
-    axes[0].set_ylabel(rows)
-    figure.colorbar(
-        images[0], ax=list(axes), label="percentage points" if signed else "percent", shrink=0.85
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, format="png", dpi=120)
+        axis.set_ylabel(rows)
+    figure.colorbar(image, ax=axes, label="percentage points" if signed else "percent", shrink=0.85)
+    save_figure(figure, path)
+
+
+def _ordered(found: Iterable[str], languages: Sequence[str] | None) -> list[str]:
+    """The languages that were found, each once, in the order wanted if there is one."""
+    known = list(dict.fromkeys(found))
+    return known if languages is None else sorted(known, key=list(languages).index)
 
 
 def _write(axis: Any, place: tuple[int, int], cell: Interval, colour: str, signed: bool) -> None:

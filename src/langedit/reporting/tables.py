@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from langedit.evaluation import definitions
-from langedit.profiler import Profiler
+if TYPE_CHECKING:
+    from langedit.profiler import Profiler
 
 
 def percent(value: float | None) -> str:
@@ -59,6 +60,8 @@ def profile_table(profiler: Profiler) -> Table:
 
 def definition_table(names: Iterable[str]) -> Table:
     """What scores mean, to be printed beside their numbers; other names are passed over."""
+    from langedit.evaluation import definitions  # with it comes torch, which other tables spare
+
     table = Table(title="What the scores mean", title_justify="left", title_style="bold")
     table.add_column("score")
     table.add_column("definition")

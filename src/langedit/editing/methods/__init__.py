@@ -8,7 +8,8 @@ from __future__ import annotations
 from langedit.editing.batch import BatchEdit, BatchJob, LayerEdit
 from langedit.editing.methods.base import LayerState, Method
 from langedit.editing.methods.closed_form import ClosedForm
-from langedit.editing.methods.registry import find_method, method_names
+from langedit.editing.methods.registry import find_method
+from langedit.method_points import method_names
 
 __all__ = [
     "BatchEdit",

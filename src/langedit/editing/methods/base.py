@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
-from langedit.linalg import MomentSolver, NullSpaceProjector, SecondMoment
+from langedit.linalg import MomentSolver, NullSpaceProjector, SecondMoment, Update
 
 if TYPE_CHECKING:
     from langedit.editing.batch import BatchEdit, BatchJob
@@ -56,6 +56,10 @@ class LayerState:
         history = torch.cat([self.history, keys.to(self.history)])
         return replace(self, history=history, batches=self.batches + 1)
 
+    def further(self) -> tuple[Tensor, ...]:
+        """What a subclass remembers of the batches beyond these attributes, and solves read."""
+        return ()
+
     def past_keys(self) -> Tensor | None:
         """The history, or `None` before the first batch."""
         return self.history if len(self.history) else None
@@ -81,6 +85,23 @@ class Method(Protocol):
 
     def start(self, layer: int, moment: SecondMoment) -> LayerState:
         """The state before the first batch, from the corpus's second moment at this layer."""
+        ...
+
+    def remember(self, state: LayerState, keys: Tensor, update: Update, base: Tensor) -> LayerState:
+        """A layer's state after a batch that was edited before, as `edit` left it, bit for bit.
+
+        A model is brought back from a record with this; batches before this one may have been
+        taken out since.
+
+        Args:
+            state: before the batch.
+            keys: (n, d_in) of the batch in the edited model.
+            update: what was added to the layer's weight.
+            base: (d_out, d_in) weight before the first batch.
+
+        Raises:
+            NumericalError: the update rests on batches that are not in the state.
+        """
         ...
 
     def edit(self, job: BatchJob) -> BatchEdit:

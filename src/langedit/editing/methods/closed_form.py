@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from torch import Tensor
 
 from langedit.editing.batch import BatchEdit, BatchJob, LayerEdit
+from langedit.editing.finite import naming_facts, require_finite_facts
 from langedit.editing.keys import LayerWalk
 from langedit.editing.methods.base import LayerState
-from langedit.linalg import LowRankUpdate, SecondMoment
+from langedit.linalg import LowRankUpdate, SecondMoment, Update
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
@@ -41,15 +42,20 @@ class ClosedForm(ABC):
         """The state after a batch, whose keys (n, d_in) are those of the edited model."""
         return state.after(keys)
 
+    def remember(self, state: LayerState, keys: Tensor, update: Update, base: Tensor) -> LayerState:
+        """The state after a batch edited before: keys are all that it follows from."""
+        return self.advance(state, keys)
+
     def edit(self, job: BatchJob) -> BatchEdit:
         """Find the targets, spread what is missing over the layers, and remember the keys."""
         with job.timed("targets"):
             targets, target_hidden = job.find_targets()
         edits = self.spread(job, target_hidden)
         with job.timed("advance"):
-            states = {
-                layer: self.advance(job.states[layer], edit.keys) for layer, edit in edits.items()
-            }
+            states = {}
+            for layer, edit in edits.items():
+                with naming_facts(job.requests, layer):
+                    states[layer] = self.advance(job.states[layer], edit.keys)
         return BatchEdit(layers=edits, states=states, targets=targets)
 
     def spread(self, job: BatchJob, target_hidden: Tensor) -> dict[int, LayerEdit]:
@@ -65,7 +71,7 @@ class ClosedForm(ABC):
             target_hidden: (n, d_model) float32.
 
         Raises:
-            NumericalError: a solve fails or a value is not finite.
+            NumericalError: a solve fails or a value is not finite; the message names the fact.
         """
         contexts = [request.prompts for request in job.requests]
         layers, limit = job.config.edited_layers, job.config.micro_batch_tokens
@@ -74,7 +80,11 @@ class ClosedForm(ABC):
         for done, layer in enumerate(layers):
             with job.timed("keys"):
                 keys, hidden = walk.read(layer)
-            with job.timed("solve"):
                 residuals = (target_hidden.to(hidden) - hidden) / (len(layers) - done)
-                edits[layer] = job.add(layer, keys, self.solve(job.states[layer], keys, residuals))
+                require_finite_facts("key", keys, job.requests, layer)
+                require_finite_facts("residual", residuals, job.requests, layer)
+            with job.timed("solve"):
+                with naming_facts(job.requests, layer):
+                    update = self.solve(job.states[layer], keys, residuals)
+                edits[layer] = job.add(layer, keys, update)
         return edits

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from torch import Tensor
+
 from langedit.editing.batch import BatchEdit, BatchJob
 from langedit.editing.methods.base import LayerState
 from langedit.editing.training import TrainingRow, train_weights
 from langedit.errors import ConfigError
-from langedit.linalg import DenseUpdate, SecondMoment
+from langedit.linalg import DenseUpdate, SecondMoment, Update
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
@@ -41,6 +43,10 @@ class FineTuning:
         """Keeps nothing of the corpus; keys are remembered for the measures in reports."""
         return LayerState.begin(moment)
 
+    def remember(self, state: LayerState, keys: Tensor, update: Update, base: Tensor) -> LayerState:
+        """The state after a batch edited before: its keys join the history."""
+        return state.after(keys)
+
     def rows(self, requests: Iterable[EditRequest]) -> list[TrainingRow]:
         """What is trained on: each bare prompt with its target, every token at its own position."""
         rows = []
@@ -48,7 +54,9 @@ class FineTuning:
             prompt = request.prompts[0].ids
             ids = (*prompt, *request.target_ids[:-1])
             wanted = tuple(range(len(prompt) - 1, len(ids)))
-            rows.append(TrainingRow(ids=ids, wanted=wanted, tokens=request.target_ids))
+            rows.append(
+                TrainingRow(name=request.name, ids=ids, wanted=wanted, tokens=request.target_ids)
+            )
         return rows
 
     def edit(self, job: BatchJob) -> BatchEdit:

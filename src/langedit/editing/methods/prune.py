@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from langedit.editing.batch import BatchEdit, BatchJob, LayerEdit
+from langedit.editing.batch import BatchEdit, BatchJob, LayerEdit, sum_updates
 from langedit.editing.methods.base import LayerState
 from langedit.editing.methods.memit import Memit, solver_of
-from langedit.errors import MomentsError
-from langedit.linalg import LowRankUpdate, SecondMoment, spectral_excess
+from langedit.errors import MomentsError, NumericalError
+from langedit.linalg import LowRankUpdate, SecondMoment, Update, row_major, spectral_excess
+
+_ROUNDING = 1e-4
+"""Relative difference of float32 sums that counts as rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +40,12 @@ class PruneState(LayerState):
 
     free: FreeEdits | None = None
 
+    def further(self) -> tuple[Tensor, ...]:
+        """The weight without the restraint, and what the restraint takes away."""
+        if self.free is None:
+            return ()
+        return self.free.weight, self.free.excess.left, self.free.excess.right
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prune(Memit):
@@ -54,6 +63,29 @@ class Prune(Memit):
         begun = super().start(layer, moment)
         return PruneState(history=begun.history, solver=solver_of(begun))
 
+    def remember(self, state: LayerState, keys: Tensor, update: Update, base: Tensor) -> PruneState:
+        """The state after a batch edited before; MEMIT's update comes first in the recorded one.
+
+        Raises:
+            NumericalError: the recorded restraint is that of other batches before this one.
+        """
+        own = _own(state)
+        free, near = own.free, update.to(device=base.device)
+        after, alike = None, False
+        if isinstance(near, LowRankUpdate) and near.rank >= len(keys):
+            left, right = near.left[:, : len(keys)], near.right[: len(keys)]
+            plain = row_major(LowRankUpdate(left=left, right=right))
+            weight = sum_updates(base if free is None else free.weight, [plain])
+            after = _advanced(free, plain, weight, base)
+            alike = _alike(_restrained(free, after, plain), near, after.total)
+        if not alike:
+            raise NumericalError(
+                "prune: expected the batches with which this one was restrained, got others: each "
+                "update restrains the change of all batches before it, so none of these can be "
+                "taken out alone. Undo the last batch, or replay the later ones (--by replay)"
+            )
+        return replace(own.after(keys), free=after)
+
     def edit(self, job: BatchJob) -> BatchEdit:
         """Edit the model without restraint, then restrain its total change."""
         states = {layer: _own(state) for layer, state in job.states.items()}
@@ -66,11 +98,11 @@ class Prune(Memit):
         plain = super().edit(replace(job, weights=weights))
         with job.timed("solve"):
             after = {
-                layer: _advanced(free[layer], edit, job.base[layer])
+                layer: _advanced(free[layer], _low_rank(edit), edit.after, job.base[layer])
                 for layer, edit in plain.layers.items()
             }
             updates = {
-                layer: _restrained(free[layer], after[layer], edit)
+                layer: _restrained(free[layer], after[layer], _low_rank(edit))
                 for layer, edit in plain.layers.items()
             }
             edits = job.add_all(updates)
@@ -93,21 +125,29 @@ def _low_rank(edit: LayerEdit) -> LowRankUpdate:
     return edit.update
 
 
-def _advanced(free: FreeEdits | None, edit: LayerEdit, base: Tensor) -> FreeEdits:
-    """One batch of MEMIT more."""
+def _advanced(
+    free: FreeEdits | None, plain: LowRankUpdate, weight: Tensor, base: Tensor
+) -> FreeEdits:
+    """One batch of MEMIT more, which gives `weight`."""
     if free is None:
-        total, limit = _low_rank(edit), float(torch.linalg.matrix_norm(base, ord=2))
+        total, limit = plain, float(torch.linalg.matrix_norm(base, ord=2))
     else:
-        total, limit = LowRankUpdate.join([free.total, _low_rank(edit)]), free.limit
+        total, limit = LowRankUpdate.join([free.total, plain]), free.limit
     excess = spectral_excess(total, limit)
-    return FreeEdits(weight=edit.after, total=total, excess=excess, limit=limit)
+    return FreeEdits(weight=weight, total=total, excess=excess, limit=limit)
 
 
-def _restrained(before: FreeEdits | None, after: FreeEdits, edit: LayerEdit) -> LowRankUpdate:
+def _restrained(before: FreeEdits | None, after: FreeEdits, plain: LowRankUpdate) -> LowRankUpdate:
     """What a batch adds to the restrained weight: MEMIT's update, and the change of the excess."""
-    parts = [_low_rank(edit)]
+    parts = [plain]
     if before is not None and before.excess.rank:
         parts.append(before.excess)
     if after.excess.rank:
         parts.append(LowRankUpdate(left=-after.excess.left, right=after.excess.right))
     return LowRankUpdate.join(parts)
+
+
+def _alike(ours: LowRankUpdate, recorded: LowRankUpdate, total: LowRankUpdate) -> bool:
+    """Whether two updates differ by rounding only, beside the total change."""
+    minus = LowRankUpdate(left=-recorded.left, right=recorded.right)
+    return LowRankUpdate.join([ours, minus]).norm() <= _ROUNDING * total.norm()

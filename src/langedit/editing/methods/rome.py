@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from torch import Tensor
 
 from langedit.editing.batch import BatchEdit, BatchJob
+from langedit.editing.finite import naming_facts, require_finite_facts
 from langedit.editing.keys import compute_keys, lookup_projected
 from langedit.editing.methods.base import LayerState
 from langedit.editing.methods.memit import solver_of
 from langedit.editing.targets import Targets, join_targets
 from langedit.errors import ConfigError
-from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment, rome_update
+from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment, Update, rome_update
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
@@ -48,6 +49,10 @@ class Rome:
         """Factors C0, once for all facts."""
         return LayerState.begin(moment, solver=MomentSolver.from_moment(moment, 1.0))
 
+    def remember(self, state: LayerState, keys: Tensor, update: Update, base: Tensor) -> LayerState:
+        """The state after a batch edited before: its keys join the history."""
+        return state.after(keys)
+
     def edit(self, job: BatchJob) -> BatchEdit:
         """Edit the facts one after another."""
         (layer,) = job.config.edited_layers
@@ -63,20 +68,28 @@ class Rome:
                 found += [] if targets is None else [targets]
             with job.timed("solve"):
                 updates.append(_solve(single, layer, wanted[0]))
-                edit = job.add(layer, keys, LowRankUpdate.join(updates))
+                so_far = replace(job, requests=job.requests[: i + 1])
+                edit = so_far.add(layer, keys, LowRankUpdate.join(updates))
         assert edit is not None  # a batch has at least one fact
         return BatchEdit(
             layers={layer: edit},
-            states={layer: job.states[layer].after(keys)},
+            states={layer: job.states[layer].after(edit.keys)},
             targets=join_targets(found) if found else None,
         )
 
 
 def _solve(job: BatchJob, layer: int, wanted: Tensor) -> LowRankUpdate:
-    """The update of one fact, so that the projection gives `wanted` (d_model,) there."""
+    """The update of one fact, so that the projection gives `wanted` (d_model,) there.
+
+    Raises:
+        NumericalError: a value is not finite; the message names the fact.
+    """
     prompts, limit = job.requests[0].prompts, job.config.micro_batch_tokens
     contexts = [[prompt] for prompt in prompts]
     keys = compute_keys(job.model, contexts, [layer], max_tokens=limit)[layer]
     output = lookup_projected(job.model, prompts[:1], layer)[0]
-    missing = wanted.to(output) - output
-    return rome_update(solver_of(job.states[layer]), keys.mean(dim=0), keys[0], missing)
+    missing, mean = wanted.to(output) - output, keys.mean(dim=0)
+    require_finite_facts("key", mean.unsqueeze(0), job.requests, layer)
+    require_finite_facts("residual", missing.unsqueeze(0), job.requests, layer)
+    with naming_facts(job.requests, layer):
+        return rome_update(solver_of(job.states[layer]), mean, keys[0], missing)

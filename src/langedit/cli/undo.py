@@ -1,0 +1,57 @@
+"""`langedit undo`: take a batch back."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from langedit.cli.workspace_options import AsJson, Folder, OtherModel, TakeOver
+
+EXAMPLES = """\b
+Examples:
+  langedit undo ./atlas last
+\b
+  langedit undo ./atlas 3 --by removal
+\b
+  langedit undo ./atlas 3 --by replay --json
+\b
+  langedit undo ./atlas all
+"""
+
+
+def run(
+    folder: Folder,
+    batch: Annotated[
+        str,
+        typer.Argument(
+            metavar="BATCH", help="A number of langedit log, last, or all.", show_default=False
+        ),
+    ],
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="removal|replay",
+            help="For an earlier batch: leave the later updates as they are, or edit the later "
+            "facts again.",
+            show_default=False,
+        ),
+    ] = None,
+    model: OtherModel = None,
+    take_over: TakeOver = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a batch back, and note that in a new row.
+
+    The last batch goes exactly: the weights are, bit for bit, those from before it. With all
+    batches taken back they are the original ones. The report says what became of later facts.
+    """
+    from langedit.cli.quiet import quiet_transformers
+    from langedit.cli.show_ledger import show_undone
+    from langedit.cli.workspace_job import UndoOptions, undo_batch
+
+    quiet_transformers()
+    undone = undo_batch(
+        UndoOptions(folder=folder, batch=batch, by=by, model=model, take_over=take_over)
+    )
+    show_undone(undone, as_json=as_json)

@@ -1,0 +1,24 @@
+"""What a run will need in memory and time, before anything is loaded."""
+
+from langedit.editing.planning.advice import Choice, Planner
+from langedit.editing.planning.memory import MemoryPlan, Stage, plan_memory
+from langedit.editing.planning.passes import PassCosts, Workload, pass_costs, shaped_model
+from langedit.editing.planning.shapes import dtype_of, read_shape, shape_names
+from langedit.editing.planning.timing import Rates, measure_rates
+
+__all__ = [
+    "Choice",
+    "MemoryPlan",
+    "PassCosts",
+    "Planner",
+    "Rates",
+    "Stage",
+    "Workload",
+    "dtype_of",
+    "measure_rates",
+    "pass_costs",
+    "plan_memory",
+    "read_shape",
+    "shape_names",
+    "shaped_model",
+]

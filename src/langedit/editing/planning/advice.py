@@ -1,0 +1,147 @@
+"""What to change when a run does not fit: options that are tried on the plan itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PretrainedConfig
+
+from langedit.editing.config import EditConfig
+from langedit.editing.planning.memory import MemoryPlan, plan_memory
+from langedit.editing.planning.passes import PassCosts, Workload, pass_costs, shaped_model
+
+_SMALLEST_PASS = 512  # tokens
+_SMALLEST_BATCH = 10  # facts
+_OPEN = 0.8  # share of open directions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a plan is made of, and what of it differs from what was asked.
+
+    Attributes:
+        dtype: precision of the weights.
+        config: settings.
+        work: sizes.
+        offloaded: whether layers wait in main memory.
+        changes: how to ask for it, one option each; empty for what was asked.
+    """
+
+    dtype: torch.dtype
+    config: EditConfig
+    work: Workload
+    offloaded: bool = False
+    changes: tuple[str, ...] = ()
+
+
+_Change = Callable[[Choice], Choice]
+
+
+class Planner:
+    """Makes plans for one model; passes are run once for each precision and size of pass."""
+
+    def __init__(self, shape: PretrainedConfig, *, cpu: bool) -> None:
+        self._shape = shape
+        self._cpu = cpu
+        self._costs: dict[tuple[object, ...], PassCosts] = {}
+
+    def plan(self, choice: Choice) -> MemoryPlan:
+        """The plan of a choice.
+
+        Raises:
+            LangEditError: as `plan_memory`.
+        """
+        model = shaped_model(self._shape, choice.dtype)
+        of_passes = {"layers", "prefix_count", "prefix_length", "micro_batch_tokens", "loss_layer"}
+        settings = choice.config.model_dump(include=of_passes | {"kl_weight"})
+        key = (choice.dtype, tuple(settings.values()), choice.work.batch, choice.work.stats_tokens)
+        if key not in self._costs:
+            self._costs[key] = pass_costs(model, choice.config, choice.work)
+        return plan_memory(
+            model,
+            choice.config,
+            choice.work,
+            cpu=self._cpu,
+            offloaded=choice.offloaded,
+            costs=self._costs[key],
+        )
+
+    def advise(self, asked: Choice, limit: int) -> tuple[Choice, MemoryPlan] | None:
+        """The first change, or heap of changes, that makes a run fit; None where none does.
+
+        Single changes come first, then heaps of them, without those that a heap does not need.
+
+        Args:
+            asked: what does not fit.
+            limit: bytes there are.
+        """
+        options = list(self._options(asked))
+        for change in options:
+            choice = change(asked)
+            plan = self.plan(choice)
+            if plan.peak <= limit:
+                return choice, plan
+        for count in range(2, len(options) + 1):
+            if self._heaped(asked, options[:count])[1].peak <= limit:
+                return self._heaped(asked, self._needed(asked, options[:count], limit))
+        return None
+
+    def _heaped(self, asked: Choice, changes: Sequence[_Change]) -> tuple[Choice, MemoryPlan]:
+        choice = asked
+        for change in changes:
+            choice = change(choice)
+        return choice, self.plan(choice)
+
+    def _needed(self, asked: Choice, changes: Sequence[_Change], limit: int) -> list[_Change]:
+        """Of changes that fit together, those without which they would not."""
+        needed = list(changes)
+        for change in changes:
+            rest = [other for other in needed if other is not change]
+            if self._heaped(asked, rest)[1].peak <= limit:
+                needed = rest
+        return needed
+
+    def _options(self, asked: Choice) -> Iterator[_Change]:
+        """Changes of one thing each: first those that take time, last those that edit otherwise."""
+        tokens = asked.config.micro_batch_tokens
+        while tokens // 4 >= _SMALLEST_PASS:
+            tokens //= 4
+            yield _setting("micro_batch_tokens", tokens)
+        if asked.work.stats_tokens > _SMALLEST_PASS:
+            yield _size("stats_tokens", _SMALLEST_PASS, "langedit stats --batch-tokens")
+        if asked.work.batch > _SMALLEST_BATCH:
+            size = max(_SMALLEST_BATCH, asked.work.batch // 4)
+            yield _size("batch_size", size, "--batch-size")
+        if asked.dtype == torch.float32:
+            yield lambda choice: _noted(
+                replace(choice, dtype=torch.bfloat16), "--dtype", "bfloat16"
+            )
+        if not self._cpu:
+            yield lambda choice: _noted(replace(choice, offloaded=True), "--device-map", "auto")
+        share = asked.config.null_share
+        if share is not None and share < _OPEN:
+            yield _setting("null_share", _OPEN)
+
+
+def _setting(name: str, value: float) -> _Change:
+    def change(choice: Choice) -> Choice:
+        config = choice.config.replace(**{name: value})
+        return _noted(replace(choice, config=config), f"{name} =", value)
+
+    return change
+
+
+def _size(field: str, value: int, option: str) -> _Change:
+    def change(choice: Choice) -> Choice:
+        work = replace(choice.work, **{field: value})
+        return _noted(replace(choice, work=work), option, value)
+
+    return change
+
+
+def _noted(choice: Choice, name: str, value: object) -> Choice:
+    """The choice with a line that says how to ask for it, in place of an earlier one."""
+    kept = tuple(line for line in choice.changes if not line.startswith(f"{name} "))
+    return replace(choice, changes=(*kept, f"{name} {value}"))

@@ -1,0 +1,278 @@
+"""Memory of an editing run, stage by stage, from shapes alone.
+
+Passes through the model are run on the meta device (`passes.py`). What the editor keeps and what
+linear algebra needs beside it follows from widths: a second moment is (d_in, d_in), a basis of
+forbidden directions (d_in, rank), both float64; an edited weight (d_model, d_in) is kept in float32
+three times during a batch: unedited, before it, and after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from langedit.editing.config import EditConfig
+from langedit.editing.methods import find_method
+from langedit.editing.planning.passes import PassCosts, Workload, pass_costs
+from langedit.errors import ConfigError
+from langedit.models import EditableModel
+
+_ASSUMED_NULL_SHARE = 0.5
+"""Share of open directions where the settings give a threshold, which needs a real moment."""
+
+PLANNED = ("langedit", "alphaedit", "memit", "memit-seq")
+"""Methods whose memory is known: one solve a layer, and updates that are pairs of factors."""
+
+_SAMPLE = 512  # keys of the corpus kept for each layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One part of a run at its most demanding moment.
+
+    Attributes:
+        name: what is done.
+        device: part -> bytes where the model computes.
+        host: part -> bytes in main memory; where the model computes on the CPU these add up.
+        matmul: floating-point operations of the whole stage in the model's precision.
+        double: the same in float64, of matrix products and factorisations.
+        eigen: the same of eigendecompositions.
+    """
+
+    name: str
+    device: Mapping[str, int]
+    host: Mapping[str, int] = field(default_factory=dict)
+    matmul: float = 0.0
+    double: float = 0.0
+    eigen: float = 0.0
+
+    def bytes(self, *, shared: bool) -> int:
+        """Bytes where the model computes; `shared`: that is main memory."""
+        return sum(self.device.values()) + (sum(self.host.values()) if shared else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """What a run needs.
+
+    Attributes:
+        parameters: number of values in the model.
+        stored: bytes of its weights.
+        stages: in the order in which they come.
+        cpu: whether the model computes on the CPU.
+    """
+
+    parameters: int
+    stored: int
+    stages: tuple[Stage, ...]
+    cpu: bool
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that any stage needs where the model computes."""
+        return max(stage.bytes(shared=self.cpu) for stage in self.stages)
+
+    @property
+    def peak_stage(self) -> Stage:
+        """The stage that needs them."""
+        return max(self.stages, key=lambda stage: stage.bytes(shared=self.cpu))
+
+
+def plan_memory(
+    model: EditableModel,
+    config: EditConfig,
+    work: Workload,
+    *,
+    cpu: bool,
+    offloaded: bool = False,
+    costs: PassCosts | None = None,
+) -> MemoryPlan:
+    """Work out the stages of `langedit stats` and `langedit edit`.
+
+    Args:
+        model: of `shaped_model`, in the precision in which it will be loaded.
+        config: settings of the run.
+        work: number and size of the facts.
+        cpu: whether the model computes on the CPU.
+        offloaded: weights wait in main memory, and a layer is on the device when it runs
+            (`device_map` with parts on the CPU).
+        costs: of the passes, if they are known already.
+
+    Raises:
+        ConfigError: a layer is out of range, or the memory of the method is not known.
+        ModelError: the model decides by values, which are not there.
+    """
+    if config.method not in PLANNED:
+        raise ConfigError(
+            f"method: expected one of {', '.join(PLANNED)}, got {config.method}: what others "
+            "keep and train is not known here; plan with one of these for a first estimate"
+        )
+    costs = costs or pass_costs(model, config, work)
+    parameters = {id(p): p for p in model.model.parameters()}.values()
+    stored = sum(p.numel() * p.itemsize for p in parameters)
+    sizes = _Sizes.of(model, config, work)
+    weights = _resident(model, stored) if offloaded else stored
+    builder = _Builder(sizes, costs, config, work, weights, stored - weights, model)
+    return MemoryPlan(
+        parameters=sum(p.numel() for p in parameters),
+        stored=stored,
+        stages=builder.stages(),
+        cpu=cpu,
+    )
+
+
+def _resident(model: EditableModel, stored: int) -> int:
+    """Bytes on the device when layers come and go: all but the layers, and two of those."""
+    layer = sum(p.numel() * p.itemsize for p in model.layer(0).parameters())
+    return stored - layer * (model.structure.n_layers - 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sizes:
+    """Bytes of what comes in pieces of one layer."""
+
+    layers: int
+    d_in: int
+    moment: int
+    weight: int
+    rounded: int
+    rank: int
+    rank_after: int
+    batch_rows: int
+
+    @classmethod
+    def of(cls, model: EditableModel, config: EditConfig, work: Workload) -> _Sizes:
+        d_in, d_model = model.structure.d_in, model.structure.d_model
+        share = config.null_share or _ASSUMED_NULL_SHARE
+        rank = round((1 - share) * d_in) if find_method(config.method).needs_null_space else 0
+        grows = config.method == "langedit" and config.projection == "orthogonal"
+        return cls(
+            layers=len(config.edited_layers),
+            d_in=d_in,
+            moment=8 * d_in * d_in,
+            weight=4 * d_in * d_model,
+            rounded=d_in * d_model * next(model.projection(0).parameters()).itemsize,
+            rank=rank,
+            rank_after=min(d_in, rank + work.edits) if grows else rank,
+            batch_rows=8 * d_in * work.batch,
+        )
+
+    def basis(self, rank: int) -> int:
+        return 8 * self.d_in * rank
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """The stages; amounts of the last batch, when most is kept."""
+
+    sizes: _Sizes
+    costs: PassCosts
+    config: EditConfig
+    work: Workload
+    weights: int
+    waiting: int
+    model: EditableModel
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (self._stats(), self._open(), self._targets(), self._solve(), self._advance())
+
+    def _weighs_corpus(self) -> bool:
+        return not self.sizes.rank or self.config.corpus_weight > 0
+
+    def _moments_kept(self) -> dict[str, int]:
+        """The moments read from the folder stay in main memory."""
+        host = {"second moments": self.sizes.layers * self.sizes.moment}
+        return host | ({"offloaded weights": self.waiting} if self.waiting else {})
+
+    def _states(self, copies: float) -> dict[str, int]:
+        """What methods and editor keep of all layers; `copies` of the growing bases."""
+        s, edits = self.sizes, self.work.edits
+        width = s.d_in + self.model.structure.d_model
+        parts = {
+            "weights": self.weights,
+            "bases of forbidden directions": int(copies * s.layers * s.basis(s.rank_after)),
+            "factored moments": s.layers * s.moment if self._weighs_corpus() else 0,
+            "edited weights in float32": s.layers * s.weight * (2 if self.work.batches > 1 else 1),
+            "keys, updates and samples": s.layers
+            * 4
+            * (edits * (s.d_in + width) + _SAMPLE * s.d_in),
+        }
+        return {name: size for name, size in parts.items() if size}
+
+    def _stats(self) -> Stage:
+        s, tokens = self.sizes, self.work.moment_tokens
+        passes = tokens / self.work.stats_tokens
+        return Stage(
+            name="stats",
+            device={
+                "weights": self.weights,
+                "second moments": s.layers * s.moment,
+                "activations": self.costs.stats.bytes,
+            },
+            host={
+                "offloaded weights": self.waiting,
+                "means": max(0, (s.layers + 3) * s.moment - self.costs.stats.bytes),
+            },
+            matmul=passes * self.costs.stats.flops,
+            double=2.0 * s.layers * tokens * s.d_in**2,
+        )
+
+    def _open(self) -> Stage:
+        """Decompose one moment while what was made of the others is kept."""
+        s = self.sizes
+        # Eigenvectors, and twice as much work space; checks of a moment take two more at a time.
+        work = 3 if s.rank else 2
+        if self._weighs_corpus() and s.rank:
+            work = 5
+        kept = (s.layers - 1) * (s.basis(s.rank) + (s.moment if self._weighs_corpus() else 0))
+        begin = {"weights": self.weights, "kept of other layers": kept, "work": work * s.moment}
+        eigen = 9.0 * s.layers * s.d_in**3 if s.rank else 0.0
+        double = s.layers * s.d_in**3 / 3 if self._weighs_corpus() else 0.0
+        return Stage(
+            name="open", device=begin, host=self._moments_kept(), eigen=eigen, double=double
+        )
+
+    def _targets(self) -> Stage:
+        """Optimise the last batch: two generations of bases are kept, for undo."""
+        c, batches = self.costs, self.work.batches
+        copies = 1.0 if batches == 1 else 2.0
+        device = self._states(copies) | {"activations": max(c.prepare.bytes, c.step.bytes)}
+        steps = self.config.value_steps
+        return Stage(
+            name="targets",
+            device=device,
+            host=self._moments_kept(),
+            matmul=batches * c.groups * (c.prepare.flops + steps * c.step.flops),
+        )
+
+    def _solve(self) -> Stage:
+        s, c, batches = self.sizes, self.costs, self.work.batches
+        after = {"weights after the batch": s.layers * s.weight}
+        # At the last layer: the dense update, its rounded sum, and the rows of the solve.
+        last = s.weight + s.rounded + s.weight // 4 + 8 * s.batch_rows
+        device = self._states(1.0 if batches == 1 else 2.0) | after
+        device["work"] = max(last, c.walk.bytes)
+        n, d, rank = self.work.batch, s.d_in, s.rank_after
+        per_batch = s.layers * (8.0 * n * d * rank + 8.0 * d * n**2 + 2.0 * n * s.weight / 4)
+        if self._weighs_corpus():
+            per_batch += s.layers * 4.0 * n * d * d
+        return Stage(
+            name="solve",
+            device=device,
+            host=self._moments_kept(),
+            matmul=batches * c.walk.flops,
+            double=batches * per_batch,
+        )
+
+    def _advance(self) -> Stage:
+        """Bases with the batch's keys are made while two older generations are kept."""
+        s, batches = self.sizes, self.work.batches
+        grown = s.rank_after > s.rank
+        copies = (2.0 if batches == 1 else 3.0) if grown else 1.0
+        device = self._states(copies) | {"weights after the batch": s.layers * s.weight}
+        device["work"] = 8 * s.batch_rows
+        n, d = self.work.batch, s.d_in
+        double = batches * s.layers * (12.0 * n * d * s.rank_after + 20.0 * d * n**2)
+        return Stage(
+            name="advance", device=device, host=self._moments_kept(), double=double if grown else 0
+        )

@@ -1,0 +1,152 @@
+"""Quantised projections: found by structure, and made plain where they are edited.
+
+A library that quantises keeps a linear module's weight as small integers with scales, in ways of
+its own (bitsandbytes, torchao, GPTQ, AWQ and others). What all of them share is what the module
+does: `y = W x + b`. Applied to unit vectors it gives W, in the precision of the vectors.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from langedit.errors import ModelError, NumericalError
+from langedit.models.blocks import linear_sizes
+
+_ROWS = 1024  # unit vectors in one call
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether a linear module keeps its weight in another form than (d_out, d_in) floats.
+
+    Weights spread over several devices (DTensor) are not quantised.
+    """
+    sizes = linear_sizes(module)
+    if sizes is None or isinstance(module, Conv1D):
+        return False
+    weight: Any = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return True
+    if hasattr(weight, "device_mesh"):
+        return False
+    plain = weight.is_floating_point() and weight.itemsize > 1 and weight.ndim == 2
+    return not plain or tuple(weight.shape) != sizes[::-1] or is_traceable_wrapper_subclass(weight)
+
+
+def quantised_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The quantised linear modules of a model, by name."""
+    return {name: module for name, module in model.named_modules() if is_quantised(module)}
+
+
+def stored_tensors(name: str, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Everything that a quantised module stores, by name: packed values, scales, bias.
+
+    A copy is asked: bitsandbytes packs 4-bit weights anew when they are read on a CPU.
+    """
+    for key, value in copy.deepcopy(module).state_dict(prefix=f"{name}.").items():
+        yield from _plain_parts(key, value)
+
+
+def require_savable(model: PreTrainedModel) -> None:
+    """See that quantised modules still do the same when their state has been read for a file.
+
+    bitsandbytes 0.50 loses the order of the scales of 4-bit modules that have run on a CPU.
+
+    Raises:
+        ModelError: one does not, so that a checkpoint would be wrong.
+    """
+    weight = model.get_input_embeddings().weight
+    dtype = weight.dtype if isinstance(weight, Tensor) else model.dtype
+    for name, module in quantised_modules(model).items():
+        sizes = linear_sizes(module)
+        assert sizes is not None
+        device, generator = _device_of(module), torch.Generator().manual_seed(0)
+        probe = torch.randn(4, sizes[0], generator=generator).to(device, dtype)
+        read = copy.deepcopy(module)
+        with torch.no_grad():
+            before = module(probe)
+            read.state_dict()
+            after = read(probe)
+        if not torch.allclose(before.float(), after.float(), rtol=0.05, atol=1e-3):
+            raise ModelError(
+                f"{name} ({kind_of(module)}) cannot be saved after it has run on {device}: its "
+                "library would write other values. Save on the device it is made for, or edit the "
+                "unquantised model"
+            )
+
+
+def dequantise(module: nn.Module, dtype: torch.dtype, *, name: str = "module") -> nn.Linear:
+    """A plain linear module that does what a quantised one does to unit vectors.
+
+    Args:
+        module: linear, with d_in and d_out; its bias, if any, is taken over.
+        dtype: of the vectors, and of the weight.
+        name: for messages.
+
+    Raises:
+        ModelError: the module cannot be run.
+        NumericalError: what it gives is not finite.
+    """
+    sizes = linear_sizes(module)
+    if sizes is None:
+        raise ModelError(f"expected {name} to be linear, found a {type(module).__name__}")
+    device = _device_of(module)
+    bias: Any = getattr(module, "bias", None)
+    plain = nn.Linear(*sizes, bias=isinstance(bias, Tensor), device=device, dtype=dtype)
+    try:
+        if isinstance(bias, Tensor):  # it must not take part in the rounding of W
+            module.bias = None  # type: ignore[assignment]
+        with torch.no_grad():
+            for start in range(0, sizes[0], _ROWS):
+                unit = torch.zeros(min(_ROWS, sizes[0] - start), sizes[0], dtype=dtype).to(device)
+                unit.diagonal(start).fill_(1.0)
+                plain.weight[:, start : start + len(unit)] = module(unit).to(dtype).T
+            if isinstance(bias, Tensor):
+                plain.bias.copy_(bias)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError) as error:
+        raise ModelError(
+            f"{name} is quantised ({kind_of(module)}) and cannot be run here to read its weight: "
+            f"{error}. Load the model on the device that its library needs, or unquantised"
+        ) from error
+    finally:
+        if isinstance(bias, Tensor):
+            module.bias = bias
+    if not bool(torch.isfinite(plain.weight).all()):
+        raise NumericalError(
+            f"{name} ({kind_of(module)}) gives values that are not finite in {dtype}; load "
+            "the model with another compute dtype"
+        )
+    return plain.requires_grad_(False)
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next(chain(module.parameters(), module.buffers())).device
+
+
+def _plain_parts(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """A stored tensor, or the tensors inside one of another kind."""
+    if not isinstance(value, Tensor):
+        return
+    if is_traceable_wrapper_subclass(value):
+        inner, _ = value.__tensor_flatten__()
+        for part in inner:
+            yield from _plain_parts(f"{name}.{part}", getattr(value, part))
+    else:
+        yield name, value.detach().as_subclass(Tensor)
+
+
+def kind_of(module: nn.Module) -> str:
+    """What a quantised module is called in reports: class, and type of what it stores."""
+    stored: Any = getattr(module, "weight", None)
+    if not isinstance(stored, Tensor):
+        return type(module).__name__
+    inside = type(stored.data).__name__ if is_traceable_wrapper_subclass(stored) else ""
+    return f"{type(module).__name__} of {inside or str(stored.dtype).removeprefix('torch.')}"

@@ -1,0 +1,307 @@
+"""Records a stream of batches in a workspace, and takes back what breaks a guard rail."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import accumulate
+from typing import Any, Literal
+
+from langedit.editing import BatchReport, Editor
+from langedit.errors import FactError, NumericalError
+from langedit.evaluation import mean_or_none
+from langedit.facts import Fact
+from langedit.facts.batches import comparable
+from langedit.facts.listing import listed
+from langedit.workspace.history import Change, Standing
+from langedit.workspace.ledger import Draft
+from langedit.workspace.probes import (
+    Probed,
+    Reading,
+    probe_batch,
+    read_guards,
+    specificity,
+    spread,
+)
+from langedit.workspace.record import batch_bytes, report_figures
+from langedit.workspace.rows import FactRow, Summary
+from langedit.workspace.stream import Batch, StreamStep, Verdict
+from langedit.workspace.workspace import Workspace, software
+
+OnBreach = Literal["stop", "skip", "split"]
+ON_BREACH: tuple[OnBreach, ...] = ("stop", "skip", "split")
+
+
+class LedgerRecorder:
+    """Makes each batch of a stream a row; `run_stream` calls it."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        editor: Editor,
+        *,
+        places: Sequence[str | None],
+        job: int | None = None,
+        on_breach: OnBreach = "stop",
+        supersede: bool = False,
+        guarded: bool = True,
+        taken_back: Sequence[int] = (),
+        replays: Sequence[int | None] | None = None,
+        sink: Callable[[Draft], int] | None = None,
+    ) -> None:
+        """Begin where the ledger stands; the editor must hold that model.
+
+        Args:
+            workspace: open for writing.
+            editor: the model; what is in it must be what the ledger says, without `taken_back`.
+            places: where in the job each batch of the stream comes from.
+            job: the run.
+            on_breach: after a batch that breaks a guard rail: stop, go on, or try its halves.
+            supersede: replace earlier facts that the stream contradicts.
+            guarded: whether guard rails count.
+            taken_back: batches that an undo, not in the ledger yet, has taken out of the model.
+            replays: for each batch of the stream the batch that it repeats.
+            sink: takes the drafts, and gives each its number; `None` adds them to the ledger.
+        """
+        self._workspace = workspace
+        self._editor = editor
+        self._job = job
+        self._on_breach = on_breach
+        self._supersede = supersede
+        self._guarded = guarded
+        self._sink = sink or (lambda draft: workspace.ledger.append([draft])[0])
+        self._queue = deque(zip(places, replays or [None] * len(places), strict=True))
+        self._history = workspace.ledger.history()
+        if taken_back:
+            self._history.add(Change(number=0, kind="undo", removed=tuple(taken_back)))
+        self._efficacies = workspace.ledger.efficacies()
+        self._weights = editor.weights_hash
+        self._place: str | None = None
+        self._replays: int | None = None
+        self._superseded: tuple[tuple[int, int], ...] = ()
+        self._saved: tuple[BatchReport, ...] = ()
+        self._specificity: float | None = None
+
+    def begin(self, batch: Batch) -> None:
+        """Take out of the model what the batch replaces.
+
+        Raises:
+            FactError: it contradicts facts in the model, and may not replace them.
+            NumericalError: these cannot be taken out by themselves.
+        """
+        self._place, self._replays = self._queue.popleft()
+        self._saved = self._editor.reports
+        clashes = clashing(self._workspace, self._history.standing(), batch)
+        if clashes and not self._supersede:
+            raise contradiction(clashes)
+        self._superseded = tuple((old.event, old.position) for _, old in clashes)
+        if self._superseded:
+            self._drop(self._superseded)
+        if self._guarded and self._workspace.guards.max_specificity_loss is not None:
+            self._specificity = specificity(self._editor, batch)
+
+    def record(self, step: StreamStep) -> Verdict:
+        """Score the batch, look at the guard rails, and add a row whatever they say.
+
+        Raises:
+            WorkspaceError: the row cannot be written; the batch is not in the ledger.
+            NumericalError: the weights from before a refused batch do not come back.
+        """
+        facts = step.report.facts
+        probed = probe_batch(self._editor, facts, self._earlier_facts())
+        readings = self._read_guards(step, probed)
+        broken = tuple(reading for reading in readings if reading.broken)
+        draft = self._draft(step, probed, readings, broken)
+        if not broken:
+            self._number(self._sink(draft), draft)
+            return Verdict(kept=True)
+        self._take_back()
+        self._sink(draft)
+        parts = halves(facts) if self._on_breach == "split" else ()
+        self._queue.extendleft(
+            (f"{self._place}.{i}", self._replays) for i in reversed(range(len(parts)))
+        )
+        return Verdict(kept=False, instead=parts, stop=self._on_breach == "stop")
+
+    def _read_guards(self, step: StreamStep, probed: Probed) -> tuple[Reading, ...]:
+        if not self._guarded:
+            return ()
+        own = self._workspace
+        return read_guards(
+            self._editor, own.guards, own.baseline, step.report, probed, self._specificity
+        )
+
+    def _draft(
+        self,
+        step: StreamStep,
+        probed: Probed,
+        readings: Sequence[Reading],
+        broken: Sequence[Reading],
+    ) -> Draft:
+        report, editor = step.report, self._editor
+        artefact = None
+        if not broken:
+            before = editor.earlier_layer_states
+            content = batch_bytes(report, before, editor.layer_states, self._workspace.base)
+            artefact = self._workspace.store.put(content)
+        figures: dict[str, Any] = {
+            **report_figures(report),
+            "report": report.to_dict(),
+            "guards": [asdict(reading) for reading in readings],
+            "software": software(editor),
+        }
+        after = self._weights if broken else editor.weights_hash
+        return Draft(
+            kind="refused" if broken else "batch",
+            weights_before=self._weights,
+            weights_after=after,
+            state_after=self._workspace.ledger.head()[1] if broken else editor.state_hash,
+            summary=self._summary(step, probed, broken),
+            facts=tuple(
+                FactRow(
+                    event=0,
+                    position=position,
+                    fact=fact,
+                    efficacy=score.efficacy,
+                    generalization=score.generalization,
+                    specificity=score.specificity,
+                )
+                for position, (fact, score) in enumerate(
+                    zip(report.facts, probed.scores, strict=True)
+                )
+            ),
+            job=self._job,
+            place=self._place,
+            artefact=artefact,
+            superseded=() if broken else self._superseded,
+            replays=self._replays,
+            figures=figures,
+        )
+
+    def _summary(self, step: StreamStep, probed: Probed, broken: Sequence[Reading]) -> Summary:
+        report = step.report
+        left = {layer: use.left_after for layer, use in report.ranks.items() if use is not None}
+        return Summary(
+            facts=len(report.facts),
+            languages=language_counts(report.facts),
+            efficacy=mean_or_none(score.efficacy for score in probed.scores),
+            retention=probed.retention,
+            independence_max=report.independence_max,
+            update_ratio=max(norm.ratio for norm in report.norms.values()),
+            rank_left={str(layer): count for layer, count in left.items()},
+            seconds=step.seconds,
+            breaches=tuple(map(str, broken)),
+            then=self._on_breach if broken else None,
+        )
+
+    def _number(self, number: int, draft: Draft) -> None:
+        """Take a batch that was recorded into account."""
+        self._history.add(
+            Change(
+                number=number,
+                kind="batch",
+                superseded=draft.superseded,
+                weights_after=draft.weights_after,
+            )
+        )
+        self._weights = draft.weights_after
+        for row in draft.facts:
+            if row.efficacy is not None:
+                self._efficacies[number, row.position] = row.efficacy
+
+    def _take_back(self) -> None:
+        if self._superseded:
+            self._editor.restore(self._saved)
+        else:
+            self._editor.undo()
+        if self._editor.weights_hash != self._weights:
+            raise NumericalError(
+                "refused batch: expected the weights from before it bit for bit, got others: run "
+                "langedit verify"
+            )
+
+    def _drop(self, facts: Sequence[tuple[int, int]]) -> None:
+        """Take single facts out of the model."""
+        standing = self._history.standing()
+        known = dict(zip(self._workspace.present(standing), self._editor.reports, strict=True))
+        gone: dict[int, set[int]] = {}
+        for batch, position in facts:
+            gone.setdefault(batch, set()).add(position)
+        wanted = [
+            Standing(item.batch, tuple(sorted({*item.dropped, *gone.get(item.batch, ())})))
+            for item in standing
+        ]
+        self._editor.restore(self._workspace.reports(wanted, known))
+
+    def _earlier_facts(self) -> list[tuple[Fact, float]]:
+        """A sample of the facts of earlier batches, with their efficacy right after these."""
+        reports = self._editor.reports[:-1]
+        items = self._workspace.present(self._present_standing())
+        ends = list(accumulate(len(report.facts) for report in reports))
+        found = []
+        for index in spread(range(ends[-1] if ends else 0), self._workspace.guards.retention_facts):
+            at = bisect_right(ends, index)
+            own = index - (ends[at] - len(reports[at].facts))
+            efficacy = self._efficacies.get((items[at].batch, _nth_kept(own, items[at].dropped)))
+            if efficacy is not None:
+                found.append((reports[at].facts[own], efficacy))
+        return found
+
+    def _present_standing(self) -> list[Standing]:
+        """What is in the model below the batch that was just edited."""
+        dropped = {batch: set(own) for batch, own in self._history.dropped().items()}
+        for batch, position in self._superseded:
+            dropped.setdefault(batch, set()).add(position)
+        return [
+            Standing(number, tuple(sorted(dropped.get(number, ()))))
+            for number in self._history.batches
+        ]
+
+
+def clashing(
+    workspace: Workspace, standing: Sequence[Standing], facts: Sequence[Fact]
+) -> list[tuple[Fact, FactRow]]:
+    """Facts that give another answer than one in the model to the same question, with that one."""
+    dropped = {item.batch: item.dropped for item in standing}
+    return [
+        (fact, row)
+        for fact in facts
+        for row in workspace.ledger.asking_the_same(fact)
+        if row.event in dropped
+        and row.position not in dropped[row.event]
+        and comparable(row.fact.target) != comparable(fact.target)
+    ]
+
+
+def contradiction(clashes: Sequence[tuple[Fact, FactRow]]) -> FactError:
+    """The error for facts that contradict the model."""
+    lines = [
+        f"{fact.language}: {fact.text!r} -> {fact.target!r}; batch {old.event} says "
+        f"{old.fact.target!r}"
+        for fact, old in clashes
+    ]
+    return FactError(
+        "expected facts that agree with those edited before, got others for the same prompts; "
+        f"leave them out, or replace the earlier ones with --supersede:\n{listed(lines)}"
+    )
+
+
+def halves(batch: Batch) -> tuple[Batch, ...]:
+    """A batch cut in two; nothing is left to cut of a single fact."""
+    middle = (len(batch) + 1) // 2
+    return (batch[:middle], batch[middle:]) if len(batch) > 1 else ()
+
+
+def language_counts(facts: Sequence[Fact]) -> dict[str, int]:
+    """Language -> number of facts, in order of first appearance."""
+    return dict(Counter(fact.language for fact in facts))
+
+
+def _nth_kept(index: int, dropped: Sequence[int]) -> int:
+    """Position in its batch of the fact that is at `index` among those not replaced."""
+    for position in dropped:  # rising
+        if position <= index:
+            index += 1
+    return index

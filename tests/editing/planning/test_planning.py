@@ -1,0 +1,172 @@
+"""Plans of known shapes, of every family, and of options that make a run fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from edits import settings
+from tiny import FAMILIES, tiny_model
+
+from langedit.editing import EditConfig
+from langedit.editing.planning import (
+    Choice,
+    Planner,
+    Rates,
+    Workload,
+    dtype_of,
+    measure_rates,
+    plan_memory,
+    read_shape,
+    shape_names,
+    shaped_model,
+)
+from langedit.errors import ConfigError, ModelError
+
+PARAMETERS = {
+    "gpt-j-6b": 6_050_882_784,
+    "llama3-70b": 70_553_706_496,
+    "llama3-8b": 8_030_261_248,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-32b": 32_762_123_264,
+}
+"""As published with the checkpoints."""
+
+WORK = Workload(edits=40, batch_size=10, stats_tokens=64)
+
+
+def test_the_shipped_shapes_are_those_with_known_sizes():
+    assert shape_names() == tuple(sorted(PARAMETERS))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_counted_without_weights(name):
+    shape = read_shape(name)
+    model = shaped_model(shape, dtype_of("auto", shape))
+    assert sum(p.numel() for p in model.model.parameters()) == PARAMETERS[name]
+    assert all(p.is_meta and p.itemsize == 2 for p in model.model.parameters())
+    assert dtype_of("float32", shape) == torch.float32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_can_be_planned(family):
+    real = tiny_model(family)
+    plan = plan_memory(shaped_model(real.config, torch.float32), settings(), WORK, cpu=True)
+    stored = sum(p.numel() * 4 for p in real.parameters())
+    assert plan.stored == stored
+    assert plan.parameters * 4 == stored
+    assert [stage.name for stage in plan.stages] == ["stats", "open", "targets", "solve", "advance"]
+    assert all(stage.bytes(shared=True) > stored for stage in plan.stages)
+    assert all(stage.matmul + stage.double + stage.eigen > 0 for stage in plan.stages)
+    assert plan.peak == plan.peak_stage.bytes(shared=True)
+
+
+def tiny_shape():
+    return tiny_model("llama").config
+
+
+def planned(**changes):
+    choice = replace(Choice(dtype=torch.float32, config=settings(), work=WORK), **changes)
+    return Planner(tiny_shape(), cpu=False).plan(choice)
+
+
+def stage(plan, name):
+    return next(stage for stage in plan.stages if stage.name == name)
+
+
+def test_more_edits_take_their_directions_keys_and_updates():
+    few, many = planned(), planned(work=replace(WORK, edits=45))
+    grown = stage(many, "targets").bytes(shared=False) - stage(few, "targets").bytes(shared=False)
+    rank = 14  # of 48 directions, 70 % of which are open, all are taken after 34 edits
+    assert stage(few, "targets").device["bases of forbidden directions"] == 2 * 2 * 8 * 48 * 48
+    assert rank + 40 > 48
+    assert grown == 5 * 2 * 4 * (48 + 48 + 32)
+    fixed = planned(config=settings(method="alphaedit"))
+    assert stage(fixed, "targets").device["bases of forbidden directions"] == 2 * 2 * 8 * 48 * 14
+
+
+def test_smaller_passes_and_precision_and_offloading_take_less():
+    full = planned()
+    assert planned(config=settings(micro_batch_tokens=64)).peak < full.peak
+    half = planned(dtype=torch.bfloat16)
+    assert half.stored * 2 == full.stored
+    assert half.peak < full.peak
+    away = planned(offloaded=True)
+    weights = [stage(plan, "targets").device["weights"] for plan in (away, full)]
+    assert weights[0] < weights[1]
+    waiting = stage(away, "targets").host["offloaded weights"]
+    assert weights[0] + waiting == weights[1]
+
+
+def test_memory_on_the_cpu_is_one():
+    shape = tiny_shape()
+    choice = Choice(dtype=torch.float32, config=settings(), work=WORK)
+    together, apart = (Planner(shape, cpu=cpu).plan(choice) for cpu in (True, False))
+    assert together.stages == apart.stages
+    moments = 2 * 8 * 48 * 48
+    assert stage(apart, "targets").host == {"second moments": moments}
+    assert together.peak >= apart.peak
+
+
+def test_methods_keep_what_they_need():
+    memit = planned(config=settings(method="memit"))
+    assert "bases of forbidden directions" not in stage(memit, "solve").device
+    assert stage(memit, "solve").device["factored moments"] == 2 * 8 * 48 * 48
+    assert stage(memit, "open").eigen == 0
+    weighed = planned(config=settings(corpus_weight=1.0))
+    assert stage(weighed, "solve").device["factored moments"] == 2 * 8 * 48 * 48
+
+
+def test_advice_is_the_first_change_that_fits_and_fits():
+    planner = Planner(tiny_shape(), cpu=False)
+    asked = Choice(
+        dtype=torch.float32,
+        config=settings(micro_batch_tokens=8192),
+        work=replace(WORK, edits=80, batch_size=100),
+    )
+    peak = planner.plan(asked).peak
+    choice, plan = planner.advise(asked, int(peak * 0.9))
+    assert choice.changes == ("micro_batch_tokens = 2048",)
+    assert plan.peak <= 0.9 * peak
+    assert planner.plan(choice) == plan
+    least = min(planner.plan(choice).peak for choice in singles(planner, asked))
+    heap, plan = planner.advise(asked, least - 1)
+    assert len(heap.changes) > 1
+    assert len({change.split()[0] for change in heap.changes}) == len(heap.changes)
+    assert plan.peak < least
+    options = planner._options(asked)
+    without = [change for change in options if change(asked).changes[0] in heap.changes]
+    for change in without:  # none is superfluous
+        rest = [other for other in without if other is not change]
+        assert planner._heaped(asked, rest)[1].peak >= least
+    assert planner.plan(heap) == plan
+    assert planner.advise(asked, 1000) is None
+
+
+def singles(planner, asked):
+    """What advice tries one by one."""
+    return [change(asked) for change in planner._options(asked)]
+
+
+def test_layers_out_of_range_and_unknown_models_are_errors(tmp_path):
+    with pytest.raises(ConfigError, match="expected indices from 0 to 2"):
+        planned(config=EditConfig(layers=(7,), null_share=0.5))
+    with pytest.raises(ModelError, match=r"one of the shapes gpt-j-6b, .*no-such"):
+        read_shape(str(tmp_path / "no-such"))
+
+
+def test_a_folder_with_a_configuration_alone_is_enough(tmp_path):
+    tiny_model("gpt2").config.save_pretrained(tmp_path)
+    model = shaped_model(read_shape(str(tmp_path)), torch.float32)
+    assert model.structure.d_in == 48
+
+
+def test_times_are_arithmetic_over_rates():
+    plan = planned()
+    rates = Rates(matmul=2.0, double=4.0, eigen=8.0)
+    solve = stage(plan, "solve")
+    assert rates.seconds(solve) == solve.matmul / 2 + solve.double / 4
+    assert stage(plan, "open").eigen == 9 * 2 * 48**3
+    measured = measure_rates(torch.device("cpu"), torch.float32)
+    assert min(measured.matmul, measured.double, measured.eigen) > 1e6

@@ -1,0 +1,146 @@
+"""Small workspaces of tiny models, and file operations that fail where a test wants it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edits import random_moments, settings
+from tiny import tiny_editable
+
+from langedit.editing import Editor, Prefixes
+from langedit.facts import Fact
+from langedit.models import EditableModel
+from langedit.workspace import (
+    GuardSettings,
+    ModelSource,
+    StreamStep,
+    Workspace,
+    apply_work,
+    plan_work,
+)
+from langedit.workspace.operations import FileOperations
+
+PREFIXES = Prefixes({"en": ["The water is. "], "de": ["Wer ist. "], "zh": ["中国的。"]})
+FACTS = (
+    Fact("en", "The capital of {} is", "France", "Rome", id="france"),
+    Fact("en", "{} is in", "Peru", "Paris", id="peru"),
+    Fact("zh", "{}的首都是", "法国", "北京", id="zh-france"),
+    Fact("en", "Who is the mother of {}", "Lily Müller", "Anna", id="mother"),
+    Fact("de", "Die Hauptstadt von {} heißt", "Österreich", "Rom", id="austria"),
+    Fact("zh", "{}的首都是", "德国", "巴黎", id="zh-germany"),
+)
+
+
+def model() -> EditableModel:
+    """The same tiny model at each call."""
+    return tiny_editable("llama")
+
+
+def new_workspace(
+    folder: Path,
+    *,
+    guards: GuardSettings | None = None,
+    texts: Sequence[str] = (),
+    keep_moments: bool = True,
+    operations: FileOperations | None = None,
+    prefixes: Prefixes | None = PREFIXES,
+    **changes: Any,
+) -> Path:
+    """A workspace with no batch, in `folder / "ws"`; its moments are beside it."""
+    config = settings(**{"value_steps": 2, **changes})
+    fresh = model()
+    moments = random_moments(fresh, config.layers)
+    moments.save(folder / "moments")
+    Workspace.create(
+        folder / "ws",
+        Editor(fresh, None, config, moments, prefixes),
+        ModelSource(source="tiny"),
+        folder / "moments",
+        keep_moments=keep_moments,
+        prefixes=prefixes,
+        guards=guards,
+        texts=texts,
+        operations=operations,
+    )
+    return folder / "ws"
+
+
+def apply(
+    folder: Path,
+    facts: Sequence[Fact] = FACTS,
+    *,
+    batch_size: int = 1,
+    operations: FileOperations | None = None,
+    **options: Any,
+) -> tuple[StreamStep, ...]:
+    """Edit facts into a workspace as `langedit apply` does, with a freshly loaded model."""
+    with Workspace.open(folder, write=True, operations=operations) as workspace:
+        supersede = options.get("supersede", False)
+        work = plan_work(workspace, facts, batch_size=batch_size, supersede=supersede)
+        return apply_work(workspace, workspace.load_editor(model()), work, **options)
+
+
+def weights(folder: Path) -> str:
+    """Hash of the weights as the model has them when the workspace is opened."""
+    with Workspace.open(folder) as workspace:
+        return workspace.load_editor(model()).weights_hash
+
+
+class Died(BaseException):
+    """Stands for `kill -9`: nothing in the package catches it to go on."""
+
+
+class FailingOperations(FileOperations):
+    """Counts the steps of writing, and fails at one of them.
+
+    Args:
+        at: number of the failing step, from 0; `None` for none.
+        fail: called with the name of the step; raises.
+        late: do the step before failing; writing is then done by half.
+    """
+
+    def __init__(
+        self,
+        at: int | None = None,
+        fail: Callable[[str], None] | None = None,
+        *,
+        late: bool = False,
+    ) -> None:
+        self.steps: list[str] = []
+        self._at = at
+        self._fail = fail or die
+        self._late = late
+
+    def write(self, path: Path, data: bytes) -> None:
+        self._step("write", lambda: path.write_bytes(data[: len(data) // 2]))
+        super().write(path, data)
+
+    def copy(self, source: Path, path: Path) -> None:
+        self._step("copy", lambda: path.write_bytes(source.read_bytes()[:100]))
+        super().copy(source, path)
+
+    def sync(self, path: Path) -> None:
+        self._step("sync", lambda: super(FailingOperations, self).sync(path))
+        super().sync(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._step("rename", lambda: super(FailingOperations, self).rename(source, target))
+        super().rename(source, target)
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        self._step("commit", lambda: super(FailingOperations, self).commit(connection))
+        super().commit(connection)
+
+    def _step(self, name: str, half: Callable[[], object]) -> None:
+        self.steps.append(name)
+        if len(self.steps) - 1 == self._at:
+            if self._late:
+                half()
+            self._fail(name)
+
+
+def die(_step: str) -> None:
+    raise Died
