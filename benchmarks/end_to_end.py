@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.baseline import BaselineBatch, BaselineEditor, DenseLayer
+from benchmarks.baseline import BaselineBatch, BaselineEditor, DenseLayer, baseline_target
 from benchmarks.world import World
 from langedit.demo.bundled import load_bundled
-from langedit.editing import BatchReport, Editor
+from langedit.editing import BatchReport, Editor, optimise_targets
 from langedit.evaluation import Scores, score_facts
 from langedit.profiler import Profiler
 
@@ -70,6 +70,7 @@ def run(folder: Path) -> dict[str, Any]:
             for name, model in (("langedit", editor.model), ("baseline", baseline.model))
         },
         "profile": _profile(world),
+        "target_gflop": _target_operations(world),
     }
 
 
@@ -87,6 +88,23 @@ def _profile(world: World) -> dict[str, Any]:
     )
     editor.apply(world.batches[0])
     return profiler.to_dict()
+
+
+def _target_operations(world: World, facts: int = 4) -> dict[str, float]:
+    """Operations of one evaluation of one fact's loss with its gradient, in GFLOP.
+
+    Of the first batch; the baseline's over some of its facts, since all need about as many.
+    """
+    model = load_bundled()
+    model.model.requires_grad_(False)
+    requests = world.requests(model, world.batches[0])
+    profiler = Profiler()
+    with profiler.stage("langedit"):
+        found = optimise_targets(model, requests, world.config)
+    with profiler.stage("baseline"):
+        others = [baseline_target(model, request, world.config) for request in requests[:facts]]
+    evaluations = {"langedit": int(found.steps.sum()), "baseline": sum(o.steps for o in others)}
+    return {name: profiler.costs[name].flops / count / 1e9 for name, count in evaluations.items()}
 
 
 def _stages(
