@@ -30,6 +30,7 @@ META = {
         "base": "0" * 64, "weights": "0" * 64, "state": "0" * 64,
     },
     "config": {"method": "langedit", "layers": [4, 5, 6, 7, 8]},
+    "moments": {},
     "guards": {"settings": {}, "texts": [], "perplexity": None},
 }  # fmt: skip
 

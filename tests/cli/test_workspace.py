@@ -12,9 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from cli_helpers import FACTS, FAST, write_rows
+from exports import logits, plain
 
 from langedit.cli import apply, init, inspect, keeping, undo
+from langedit.models import load_model
+from langedit.workspace import Workspace
 
 EXAMPLES = {
     "init": (init.EXAMPLES, "langedit.cli.workspace_job", "init_workspace"),
@@ -205,3 +209,30 @@ def test_readers_need_no_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_workspace_is_exported_in_every_form(langedit, workspace, checkpoint, tmp_path):
+    langedit.ok("export", workspace, tmp_path / "merged", "--as", "merged")
+    langedit.ok("export", workspace, tmp_path / "delta", "--as", "delta")
+    langedit.ok("apply-delta", checkpoint, tmp_path / "delta", tmp_path / "applied")
+    with Workspace.open(workspace) as opened:
+        model = load_model(str(checkpoint))
+        opened.load_editor(model)
+    wanted = logits(model.model)
+    assert torch.equal(logits(plain(tmp_path / "merged")), wanted)
+    assert torch.equal(logits(plain(tmp_path / "applied")), wanted)
+    assert not torch.equal(logits(plain(checkpoint)), wanted)
+    newest = max(row["number"] for row in said(langedit, "log", workspace))
+    out, _ = langedit.ok(
+        "export", workspace, tmp_path / "last", "--as", "adapter", "--batches", newest
+    )
+    assert "1 fact" in out
+    assert "as adapter of rank 1" in out
+
+
+def test_a_workspace_without_batches_has_nothing_to_export(langedit, workspace, tmp_path):
+    langedit.ok("undo", workspace, "all")
+    code, _, err = langedit("export", workspace, tmp_path / "out", "--as", "delta")
+    assert code == 2
+    assert "expected a batch in the model, got none: edit with langedit apply" in err
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from workspaces import FACTS, PREFIXES, apply, model, new_workspace, weights
 
 from langedit.editing import Editor
 from langedit.errors import FactError, WorkspaceError
-from langedit.workspace import Ledger, Workspace, run_stream
+from langedit.workspace import Ledger, Workspace, apply_work, plan_work, run_stream
 from langedit.workspace.record import read_report
 from langedit.workspace.verify import verify
 
@@ -182,3 +182,27 @@ def test_settings_and_prefixes_come_from_the_ledger(tmp_path):
         editor = workspace.load_editor(model())
     assert editor.prefixes == PREFIXES
     assert editor.config.layers == tuple(random_moments(model()).layers)
+
+
+def test_a_run_that_goes_on_leaves_out_what_another_run_has_edited_since(tmp_path):
+    folder = new_workspace(tmp_path)
+    with Workspace.open(folder, write=True) as workspace:
+        work = plan_work(workspace, FACTS[:3], batch_size=1)
+        first = replace(work, batches=work.batches[:1])  # and then it is interrupted
+        apply_work(workspace, workspace.load_editor(model()), first)
+    apply(folder, FACTS[1:2])
+    with Workspace.open(folder, write=True) as workspace:
+        again = plan_work(workspace, FACTS[:3], batch_size=1)
+        left = [fact.id for _, batch in again.batches for fact in batch]
+    edited = {FACTS[1].id} | {fact.id for _, batch in first.batches for fact in batch}
+    assert sorted(left) == sorted({fact.id for fact in FACTS[:3]} - edited)
+
+
+def test_a_folder_that_nobody_can_write_into_can_be_read(tmp_path, monkeypatch):
+    folder = new_workspace(tmp_path)
+    apply(folder, FACTS[:1])
+    assert sorted(path.name for path in folder.glob("ledger*")) == ["ledger.sqlite"]
+    monkeypatch.setattr("langedit.workspace.database.os.access", lambda *_: False)
+    with Ledger.open(folder) as ledger:
+        assert ledger.count() == 1
+        assert sorted(path.name for path in folder.glob("ledger*")) == ["ledger.sqlite"]

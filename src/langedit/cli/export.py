@@ -24,7 +24,7 @@ Source = Annotated[
     Path,
     typer.Argument(
         metavar="SOURCE",
-        help="Output folder of langedit edit, or a delta.",
+        help="Output folder of langedit edit, a workspace, or a delta.",
         show_default=False,
     ),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from langedit.cli.load import named_source
+from langedit.cli.load import load_named, named_source
 from langedit.editing import EditedModelRecord, Moments
 from langedit.errors import ConfigError
 from langedit.folders import check_output
@@ -16,7 +16,10 @@ from langedit.workspace.export import (
     export_delta,
     export_merged,
     open_record,
+    record_of_workspace,
 )
+from langedit.workspace.ledger import LEDGER
+from langedit.workspace.workspace import Workspace
 
 KINDS = ("merged", "adapter", "delta")
 
@@ -26,7 +29,7 @@ class ExportOptions:
     """The options of `langedit export`.
 
     Attributes:
-        source: Folder of `langedit edit`, or a delta.
+        source: Folder of `langedit edit`, a workspace, or a delta.
         output: New or empty folder.
         kind: merged, adapter or delta.
         batches: Numbers of the batches to export; None for all.
@@ -62,7 +65,7 @@ def export_edits(options: ExportOptions) -> ExportOutcome:
         if value is not None and options.kind != "adapter":
             raise ConfigError(f"{name}: is for adapters; leave it out, or give --as adapter")
     check_output(options.output)
-    record = open_record(options.source)
+    record = _record(options)
     base = _base(record, options)
     if options.kind == "adapter":
         return export_adapter(
@@ -78,6 +81,22 @@ def export_edits(options: ExportOptions) -> ExportOutcome:
     return export(
         record, options.output, base=base, batches=options.batches, languages=options.languages
     )
+
+
+def _record(options: ExportOptions) -> EditedModelRecord:
+    """What is in a workspace's model, or in the record of `langedit edit`."""
+    if not (options.source / LEDGER).is_file():
+        return open_record(options.source)
+    with Workspace.open(options.source) as workspace:
+        own = workspace.source
+        model = load_named(
+            options.base or own.source,
+            revision=options.revision or own.revision,
+            dtype=own.dtype,
+            device_map=options.device_map or own.device_map,
+            structure=workspace.config.structure,
+        )
+        return record_of_workspace(workspace, model)
 
 
 def _base(record: EditedModelRecord, options: ExportOptions) -> BaseSource:

@@ -68,7 +68,7 @@ def plan_work(
     sha256 = hashlib.sha256(f"{batch_size}\n{lines}".encode()).hexdigest()
     for job in workspace.ledger.jobs(sha256)[:1]:
         events = workspace.ledger.events_of(job.number)
-        left = _left(facts, job, events)
+        left = _still_new(workspace, _left(facts, job, events))
         if left:
             known = len(facts) - len(job.taken)
             return Work(job=job, batches=left, earlier=_recorded(events), known=known)
@@ -130,7 +130,7 @@ def _left(
     facts: Sequence[Fact], job: Job, events: Sequence[Event]
 ) -> tuple[tuple[str, Batch], ...]:
     """The batches of a run that its events leave undone."""
-    batches = make_batches([facts[i] for i in job.taken if i < len(facts)], job.batch_size)
+    batches = make_batches([facts[i] for i in job.taken if 0 <= i < len(facts)], job.batch_size)
     queue = [(str(number), batch) for number, batch in enumerate(batches)]
     for event in events:
         if event.kind == "undo" or not queue or queue[0][0] != event.place:
@@ -142,6 +142,19 @@ def _left(
             parts = halves(batch)
             queue[:1] = [(f"{place}.{i}", part) for i, part in enumerate(parts)]
     return tuple(queue)
+
+
+def _still_new(
+    workspace: Workspace, batches: Sequence[tuple[str, Batch]]
+) -> tuple[tuple[str, Batch], ...]:
+    """The batches without what another run has edited since this one was interrupted."""
+    standing = workspace.ledger.history().standing()
+    left = []
+    for place, batch in batches:
+        own = tuple(fact for fact in batch if not _is_known(workspace, standing, fact))
+        if own:
+            left.append((place, own))
+    return tuple(left)
 
 
 def _recorded(events: Sequence[Event]) -> int:

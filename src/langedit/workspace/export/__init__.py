@@ -3,6 +3,7 @@
 from langedit.workspace.export.adapter import export_adapter
 from langedit.workspace.export.base import BaseSource, load_base
 from langedit.workspace.export.delta import apply_delta, export_delta, open_record
+from langedit.workspace.export.ledger_record import record_of_workspace
 from langedit.workspace.export.merged import export_merged
 from langedit.workspace.export.outcome import ExportOutcome, Loss
 from langedit.workspace.export.selection import select_edits, split_languages
@@ -17,6 +18,7 @@ __all__ = [
     "export_merged",
     "load_base",
     "open_record",
+    "record_of_workspace",
     "select_edits",
     "split_languages",
 ]

@@ -81,8 +81,8 @@ def open_record(source: str | Path) -> EditedModelRecord:
         if not found:
             raise RecordError(
                 f"{path}: expected {RECORD} or {DELTA} in it, got neither: give the output folder "
-                "of langedit edit or of an export as delta. A folder that an earlier version of "
-                "langedit edited has no such file: edit again"
+                "of langedit edit, a workspace, or an export as delta. A folder that an earlier "
+                "version of langedit edited has no such file: edit again"
             )
         return read_record(found[0])
     return read_record(path)
