@@ -85,16 +85,16 @@ class PrefixCache:
             cache.layers.append(layer)
         return cache
 
-    def select(self, rows: Tensor) -> PrefixCache:
-        """The same for some of the rows: `rows` is an int64 index."""
+    def select(self, rows: Tensor, length: int) -> PrefixCache:
+        """The same for some of the rows, an int64 index, whose longest prefix is `length`."""
 
         def own(states: Tensor) -> Tensor:
-            return states[rows.to(states.device)]
+            return states[rows.to(states.device), :, states.shape[2] - length :]
 
         return PrefixCache(
             first=self.first,
             layers=tuple((own(keys), own(values)) for keys, values in self.layers),
-            blank=self.blank[: len(rows)],
+            blank=self.blank[: len(rows), :, :length],
         )
 
 

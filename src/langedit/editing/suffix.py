@@ -131,16 +131,18 @@ class SuffixRunner:
 
     def select(self, rows: Tensor) -> SuffixRunner:
         """The same for some of the rows: `rows` is an int64 index, in rising order."""
+        batch = self.batch.select(rows)
+        length = batch.ids.shape[1]
 
         def chosen(states: Tensor) -> Tensor:
-            return states[rows.to(states.device)]
+            return states[rows.to(states.device), :length]
 
         return replace(
             self,
             hidden=chosen(self.hidden),
             entering=None if self.entering is None else chosen(self.entering),
-            batch=self.batch.select(rows),
-            cache=None if self.cache is None else self.cache.select(rows),
+            batch=batch,
+            cache=None if self.cache is None else self.cache.select(rows, batch.prefix),
         )
 
     def _inputs(self) -> dict[str, Any]:

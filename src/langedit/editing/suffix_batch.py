@@ -75,15 +75,18 @@ class SuffixBatch:
         return rows, columns
 
     def select(self, rows: Tensor) -> SuffixBatch:
-        """The rows of an int64 index in rising order; padding is kept."""
+        """The rows of an int64 index in rising order, padded to what these need."""
+        before = self.prefix - int(self.mask[rows, : self.prefix].sum(dim=1).max())
+        suffix = int(self.mask[rows, self.prefix :].sum(dim=1).max())
+        end = self.prefix + suffix
         place = torch.full((len(self.ids),), -1)
         place[rows] = torch.arange(len(rows))
         kept = place[self.wanted[0]] >= 0
         return SuffixBatch(
-            ids=self.ids[rows],
-            position_ids=self.position_ids[rows],
-            mask=self.mask[rows],
+            ids=self.ids[rows, :suffix],
+            position_ids=self.position_ids[rows, :suffix],
+            mask=self.mask[rows, before:end],
             lookup=self.lookup[rows],
             wanted=(place[self.wanted[0][kept]], self.wanted[1][kept]),
-            prefix=self.prefix,
+            prefix=self.prefix - before,
         )
