@@ -151,6 +151,9 @@ corpus_weight = 1.0
     assert (tuned.relative_ridge, tuned.norm_clamp, tuned.corpus_weight) == (0.1, 2.0, 1.0)
     assert (other.relative_ridge, other.ridge) == (None, 3.0)
     assert config.entry("alphaedit").chosen == "tried"
+    more = best + "[methods.prune]\nmoment_weight = 3.0\n"
+    (tmp_path / "best.toml").write_text(more)
+    assert set(read_comparison(tmp_path / "c.toml").methods) == {"alphaedit"}
     (tmp_path / "best.toml").write_text(best.replace("alphaedit", "alphaedt"))
     with pytest.raises(ConfigError, match="did you mean 'alphaedit'"):
         read_comparison(tmp_path / "c.toml")

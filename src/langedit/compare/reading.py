@@ -11,7 +11,7 @@ from typing import Any
 
 from langedit.compare.config import CompareConfig
 from langedit.compare.nearest import require_name
-from langedit.editing import EditConfig
+from langedit.editing import EditConfig, method_names
 from langedit.errors import ConfigError
 
 _ALTERNATIVES = (("null_threshold", "null_share"), ("ridge", "relative_ridge"))
@@ -116,12 +116,17 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _with_chosen(config: CompareConfig, values: Mapping[str, Any], folder: Path) -> CompareConfig:
-    """Put the settings of a file written by `langedit tune` in place of those given."""
+    """Put the settings of a file written by `langedit tune` in place of those given.
+
+    It may have settings of more methods: a comparison of some of those that were tuned.
+    """
     path = folder / str(config.chosen)
     tables = read_toml(path).get("methods", {})
     changed = {kind: dict(values.get(kind, {})) for kind in ("methods", "ablations")}
     known = [*config.all_methods(), *config.ablations]
     for label, new in tables.items():
+        if label in method_names() and label not in known:
+            continue
         require_name(f"{path}: methods", label, known)
         kind = "ablations" if label in config.ablations else "methods"
         changed[kind][label] = _merged(changed[kind].get(label, {}), new)
