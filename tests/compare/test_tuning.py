@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tomllib
+from dataclasses import replace
 
 import pytest
 from compare_helpers import comparison
@@ -14,7 +15,15 @@ from langedit.compare.figures_of import means_of
 from langedit.compare.grid import Outcome, run_grid
 from langedit.compare.ranges import Range, read_range
 from langedit.compare.reading import edit_config, read_comparison
-from langedit.compare.tuning import best_of, draw_trials, make_trials, results_of, write_chosen
+from langedit.compare.tuning import (
+    TrialResult,
+    best_of,
+    draw_trials,
+    make_finals,
+    make_trials,
+    results_of,
+    write_chosen,
+)
 from langedit.errors import ConfigError
 
 TUNE = {
@@ -118,6 +127,38 @@ def test_a_failed_trial_has_no_objective_and_is_not_chosen(tuned):
     assert [result.objective for result in failed] == [None] * 6
     assert best_of(failed) == {}
     assert best_of([failed[0], *results[1:]])["langedit"].trial.number in (1, 2)
+
+
+def test_a_final_runs_the_best_on_longer_streams_and_decides(tuned, ground, tmp_path):
+    _, folder, _, results = tuned
+    tune = {**TUNE, "final": {"trials": 2, "batches": 3, "edits_per_batch": 1}}
+    config = comparison(ground, tuning_share=0.5, tune=tune)
+    finals = make_finals(config, folder, results)
+    assert [trial.method for trial in finals] == ["langedit"] * 2 + ["memit-seq"] * 2
+    for trial in finals:
+        first = next(r for r in results if (r.trial.method, r.trial.number) ==
+                     (trial.method, trial.number))  # fmt: skip
+        assert trial.settings == first.trial.settings
+        assert trial.cells[0].settings == first.trial.cells[0].settings
+        assert len(trial.cells[0].stream.batches) == 3
+        better = [r for r in results if r.trial.method == trial.method
+                  and r.objective > first.objective]  # fmt: skip
+        assert len(better) < 2
+    # The best of the first round is the worst of the second: the second decides.
+    ended = [replace(result, scores={"mean": 1.0}) for result in results]
+    ended += [TrialResult(trial=trial, scores={"mean": 0.1 * place}, error=None)
+              for place, trial in enumerate(finals)]  # fmt: skip
+    best = best_of(ended)
+    assert best["langedit"].trial is finals[1]
+    assert best["memit-seq"].trial is finals[3]
+    write_chosen(ended, tmp_path / "chosen.toml", "langedit tune x")
+    found = tomllib.loads((tmp_path / "chosen.toml").read_text(encoding="utf-8"))
+    assert [row["final"] for row in found["trials"]] == [False] * 6 + [True] * 4
+    assert "best of 2 in the final" in found["methods"]["langedit"]["chosen"]
+    # Without one, or where all of the first round failed, there is nothing to run.
+    assert make_finals(comparison(ground, tuning_share=0.5, tune=TUNE), folder, results) == ()
+    failed = [replace(result, scores={}, error="broken") for result in results]
+    assert make_finals(config, folder, failed) == ()
 
 
 def test_draws_follow_from_the_seed_and_stay_in_range():

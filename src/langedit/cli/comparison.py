@@ -13,7 +13,14 @@ from langedit.compare.grid import Outcome, run_grid
 from langedit.compare.reading import read_comparison
 from langedit.compare.report import write_report
 from langedit.compare.tidy import write_csv
-from langedit.compare.tuning import TrialResult, make_trials, results_of, write_chosen
+from langedit.compare.tuning import (
+    Trial,
+    TrialResult,
+    make_finals,
+    make_trials,
+    results_of,
+    write_chosen,
+)
 from langedit.console import note, progress
 from langedit.errors import OutputError
 
@@ -113,11 +120,18 @@ def tune(options: CompareOptions) -> Tuning:
     """
     config = read_comparison(options.config, chosen=None)
     folder = options.folder(config)
-    trials = make_trials(config, folder, only=options.only, say=note)
-    cells = [cell for trial in trials for cell in trial.cells]
-    with progress("runs", len(cells)) as done:
-        outcomes = run_grid(cells, folder, say=note, on_done=done, wait=options.wait)
-    results = results_of(trials, outcomes)
+    results = _tried(make_trials(config, folder, only=options.only, say=note), folder, options)
+    finals = make_finals(config, folder, results, say=note)
+    results += _tried(finals, folder, options)
     file = options.write or folder / "chosen.toml"
     write_chosen(results, file, options.command("tune"))
     return Tuning(results=results, file=file)
+
+
+def _tried(
+    trials: tuple[Trial, ...], folder: Path, options: CompareOptions
+) -> tuple[TrialResult, ...]:
+    cells = [cell for trial in trials for cell in trial.cells]
+    with progress("runs", len(cells)) as done:
+        outcomes = run_grid(cells, folder, say=note, on_done=done, wait=options.wait)
+    return results_of(trials, outcomes)

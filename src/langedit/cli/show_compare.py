@@ -31,16 +31,20 @@ def show_comparison(comparison: Comparison) -> None:
 
 
 def show_tuning(tuning: Tuning) -> None:
-    """Print the best trial of each method beside its settings as declared."""
+    """Print the best trial of each method beside its settings as declared in the same round."""
     console = Console()
-    declared = {r.trial.method: r for r in tuning.results if r.trial.number == 0}
+    declared = {
+        (result.trial.method, result.trial.final): result.objective
+        for result in tuning.results
+        if result.trial.number == 0
+    }
     rows = {}
     for method, best in best_of(tuning.results).items():
         settings = ", ".join(f"{name} = {value}" for name, value in best.trial.settings.items())
         runs = sum(result.trial.method == method for result in tuning.results)
         rows[method] = [
             str(runs),
-            percent(declared[method].objective),
+            percent(declared.get((method, best.trial.final))),
             percent(best.scores.get(MEAN)),
             settings or "as declared",
         ]
@@ -48,7 +52,8 @@ def show_tuning(tuning: Tuning) -> None:
     console.print(score_table("Objective in percent on the tuning facts", "method", columns, rows))
     for result in tuning.results:
         if result.error is not None:
-            name = f"{result.trial.method} trial {result.trial.number}"
+            kind = "final" if result.trial.final else "trial"
+            name = f"{result.trial.method} {kind} {result.trial.number}"
             _line(console, f"FAILED {name}: {result.error}")
     _line(console, str(tuning.file))
 

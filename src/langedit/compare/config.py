@@ -129,6 +129,19 @@ class DatasetEntry(_Table):
         return None if codes is None else _language_codes(codes)
 
 
+class FinalEntry(_Table):
+    """A second round of tuning: the best of the first on longer streams.
+
+    Attributes:
+        trials: of each method that take part.
+        batches, edits_per_batch: of a stream.
+    """
+
+    trials: Count = 3
+    batches: Count
+    edits_per_batch: Count
+
+
 class TuneEntry(_Table):
     """How settings are tuned: the same budget of runs for every method.
 
@@ -137,6 +150,7 @@ class TuneEntry(_Table):
         seed: of the draws.
         stream_seeds: of the streams of tuning facts; a run is the mean over them.
         batches, edits_per_batch: of a stream.
+        final: a second round, which then decides; `None` for none.
         search: `random` draws from the ranges, `grid` takes all combinations of listed values.
         ranges: method, or `common` for all -> setting -> range.
     """
@@ -146,6 +160,7 @@ class TuneEntry(_Table):
     stream_seeds: tuple[NotNegative, ...] = (0,)
     batches: Count
     edits_per_batch: Count
+    final: FinalEntry | None = None
     search: Literal["random", "grid"] = "random"
     ranges: Mapping[str, Mapping[str, Range]] = Field(default_factory=dict)
 

@@ -94,6 +94,7 @@ def trials_section(config: CompareConfig) -> str:
         [
             trial["method"],
             str(trial["trial"]),
+            "final" if trial.get("final") else "first",
             _share(trial.get("objective")),
             _written(trial["settings"]) or "as declared",
         ]
@@ -104,7 +105,9 @@ def trials_section(config: CompareConfig) -> str:
         f"`{found.get('command', '')}`. Objective: mean of efficacy, generalization, specificity "
         "and first batch, in percent."
     )
-    trials = table(["method", "trial", "objective", "settings"], rows)
+    if any(trial.get("final") for trial in found.get("trials", ())):
+        text += " The best of each method ran again on longer streams; this final decided."
+    trials = table(["method", "trial", "round", "objective", "settings"], rows)
     return "\n\n".join([heading(2, "How settings were tuned"), text, details("All runs", trials)])
 
 

@@ -1,7 +1,8 @@
 """Tune settings: the same budget of runs for every method, on facts that no evaluation uses.
 
 A trial is a cell like any other, on a stream of the subjects kept for tuning; trials that are
-finished stay. The first trial of a method has its settings as declared.
+finished stay. The first trial of a method has its settings as declared. Settings that are best on
+a short stream need not be so on a long one: a final lets the best of each method try those.
 """
 
 from __future__ import annotations
@@ -34,15 +35,17 @@ class Trial:
 
     Attributes:
         method: the entry that is tuned.
-        number: of the trial, from 0.
+        number: of the trial, from 0; a final has that of the trial whose settings it repeats.
         settings: what was drawn; empty for the settings as declared.
         cells: one for each stream.
+        final: on the longer streams.
     """
 
     method: str
     number: int
     settings: Mapping[str, Any]
     cells: tuple[Cell, ...]
+    final: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,10 +85,60 @@ def make_trials(
     for label in only:
         require_name("method", label, config.all_methods())
     labels = [label for label in config.all_methods() if not only or label in only]
+    picked = {label: list(enumerate(draw_trials(tune, label))) for label in labels}
+    return _trials(config, folder, picked, tune, final=False, say=say)
+
+
+def make_finals(
+    config: CompareConfig,
+    folder: Path,
+    results: Sequence[TrialResult],
+    *,
+    say: Say = lambda _: None,
+) -> tuple[Trial, ...]:
+    """The second round: the best trials of each method, on longer streams.
+
+    Args:
+        config: the comparison.
+        folder: of results.
+        results: of the first round; failed ones have no place in the second.
+        say: told what takes long.
+
+    Returns:
+        Nothing, if no final is asked for.
+
+    Raises:
+        FactError: there are too few facts for tuning.
+    """
+    tune = _tune_of(config)
+    if tune.final is None:
+        return ()
+    ranked = sorted(
+        (result for result in results if result.objective is not None),
+        key=lambda result: -(result.objective or 0.0),
+    )
+    picked: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for method in dict.fromkeys(result.trial.method for result in results):
+        own = [result.trial for result in ranked if result.trial.method == method]
+        picked[method] = [(trial.number, trial.settings) for trial in own[: tune.final.trials]]
+    return _trials(config, folder, picked, tune, final=True, say=say)
+
+
+def _trials(
+    config: CompareConfig,
+    folder: Path,
+    picked: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]],
+    tune: TuneEntry,
+    *,
+    final: bool,
+    say: Say,
+) -> tuple[Trial, ...]:
+    """Trials of numbered settings of each method, in one round."""
     model, dataset = next(iter(config.models)), next(iter(config.datasets))
+    length = tune.final if final and tune.final is not None else tune
     small = config.replace(
-        batches=tune.batches,
-        edits_per_batch=tune.edits_per_batch,
+        batches=length.batches,
+        edits_per_batch=length.edits_per_batch,
         metrics=tuple(name for name in OBJECTIVE if name in config.metrics),
         retention=1,
         interference_sample=0,
@@ -94,12 +147,12 @@ def make_trials(
         datasets={dataset: _without_protocol(config, dataset)},
     )
     streams = Streams(small, "tuning")
-    drawn = {label: draw_trials(tune, label) for label in labels}
-    tried = {
-        label: [_tried(small, label, settings, model) for settings in own]
-        for label, own in drawn.items()
-    }
-    every = [edit_config(own, label, model) for label, all_ in tried.items() for own in all_]
+    tried = [
+        (label, number, settings, _tried(small, label, settings, model))
+        for label, own in picked.items()
+        for number, settings in own
+    ]
+    every = [edit_config(own, label, model) for label, _, _, own in tried]
     ground = make_ground(small, model, every, folder, say)
     plans = plans_of(small, dataset)
     return tuple(
@@ -108,13 +161,21 @@ def make_trials(
             number=number,
             settings=settings,
             cells=tuple(
-                _cell(own, label, number, name, ground, streams, plan_seed)
+                _cell(
+                    own,
+                    label,
+                    f"{'final' if final else 'trial'} {number}",
+                    name,
+                    ground,
+                    streams,
+                    seed,
+                )
                 for name in plans
-                for plan_seed in tune.stream_seeds
+                for seed in tune.stream_seeds
             ),
+            final=final,
         )
-        for label in labels
-        for number, (settings, own) in enumerate(zip(drawn[label], tried[label], strict=True))
+        for label, number, settings, own in tried
     )
 
 
@@ -152,10 +213,16 @@ def results_of(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> tuple[Tr
 
 
 def best_of(results: Sequence[TrialResult]) -> dict[str, TrialResult]:
-    """Method -> its trial with the largest objective; the first of equals."""
+    """Method -> its trial with the largest objective, of the final if there is one.
+
+    The first of equals.
+    """
     best: dict[str, TrialResult] = {}
+    decided = {result.trial.method for result in results if result.trial.final}
     for result in results:
         name = result.trial.method
+        if result.trial.final != (name in decided):
+            continue
         if result.objective is not None and (
             name not in best or result.objective > (best[name].objective or 0.0)
         ):
@@ -175,7 +242,10 @@ def write_chosen(results: Sequence[TrialResult], path: Path, command: str) -> No
     lines += [f"    {toml_value(_row(result))}," for result in results]
     lines.append("]")
     for method, best in best_of(results).items():
-        count = sum(result.trial.method == method for result in results)
+        count = sum(
+            result.trial.method == method and result.trial.final == best.trial.final
+            for result in results
+        )
         lines += ["", f"[methods.{toml_value(method)}]"]
         lines.append(f"chosen = {toml_value(_reason(best, count, command))}")
         if best.trial.settings:
@@ -188,12 +258,13 @@ def write_chosen(results: Sequence[TrialResult], path: Path, command: str) -> No
 def _reason(best: TrialResult, count: int, command: str) -> str:
     which = f"trial {best.trial.number}" if best.trial.number else "the settings as declared"
     value = 100 * (best.objective or 0.0)
-    return f"{which}, best of {count} by {command}: objective {value:.1f}"
+    where = " in the final" if best.trial.final else ""
+    return f"{which}, best of {count}{where} by {command}: objective {value:.1f}"
 
 
 def _row(result: TrialResult) -> dict[str, Any]:
     trial = result.trial
-    row: dict[str, Any] = {"method": trial.method, "trial": trial.number}
+    row: dict[str, Any] = {"method": trial.method, "trial": trial.number, "final": trial.final}
     known = {name: value for name, value in result.scores.items() if value is not None}
     if MEAN in known:
         row["objective"] = round(known.pop(MEAN), 6)
@@ -232,7 +303,7 @@ def _tried(
 def _cell(
     config: CompareConfig,
     label: str,
-    number: int,
+    kind: str,
     name: str,
     ground: Ground,
     streams: Streams,
@@ -242,7 +313,7 @@ def _cell(
     stream = streams.stream(dataset, plans_of(config, dataset)[name], seed)
     return Cell(
         model=ground.name,
-        method=f"{label} trial {number}",
+        method=f"{label} {kind}",
         dataset=name,
         seed=seed,
         group="methods",
