@@ -10,20 +10,14 @@ import pytest
 from compare_helpers import comparison
 
 from langedit.compare.cells import make_cells
+from langedit.compare.chosen import best_of, write_chosen
 from langedit.compare.config import TuneEntry
+from langedit.compare.draws import draw_trials
 from langedit.compare.figures_of import means_of
 from langedit.compare.grid import Outcome, run_grid
 from langedit.compare.ranges import Range, read_range
 from langedit.compare.reading import edit_config, read_comparison
-from langedit.compare.tuning import (
-    TrialResult,
-    best_of,
-    draw_trials,
-    make_finals,
-    make_trials,
-    results_of,
-    write_chosen,
-)
+from langedit.compare.tuning import TrialResult, make_finals, make_trials, results_of
 from langedit.errors import ConfigError
 
 TUNE = {
@@ -131,7 +125,7 @@ def test_a_failed_trial_has_no_objective_and_is_not_chosen(tuned):
 
 def test_a_final_runs_the_best_on_longer_streams_and_decides(tuned, ground, tmp_path):
     _, folder, _, results = tuned
-    tune = {**TUNE, "final": {"trials": 2, "batches": 3, "edits_per_batch": 1}}
+    tune = {**TUNE, "final": {"trials": 2, "batches": 4, "edits_per_batch": 1}}
     config = comparison(ground, tuning_share=0.5, tune=tune)
     finals = make_finals(config, folder, results)
     assert [trial.method for trial in finals] == ["langedit"] * 2 + ["memit-seq"] * 2
@@ -140,7 +134,7 @@ def test_a_final_runs_the_best_on_longer_streams_and_decides(tuned, ground, tmp_
                      (trial.method, trial.number))  # fmt: skip
         assert trial.settings == first.trial.settings
         assert trial.cells[0].settings == first.trial.cells[0].settings
-        assert len(trial.cells[0].stream.batches) == 3
+        assert len(trial.cells[0].stream.batches) == 4
         better = [r for r in results if r.trial.method == trial.method
                   and r.objective > first.objective]  # fmt: skip
         assert len(better) < 2

@@ -7,20 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langedit.compare.cells import make_cells
+from langedit.compare.chosen import write_chosen
 from langedit.compare.config import CompareConfig
 from langedit.compare.files import write_json
 from langedit.compare.grid import Outcome, run_grid
 from langedit.compare.reading import read_comparison
 from langedit.compare.report import write_report
 from langedit.compare.tidy import write_csv
-from langedit.compare.tuning import (
-    Trial,
-    TrialResult,
-    make_finals,
-    make_trials,
-    results_of,
-    write_chosen,
-)
+from langedit.compare.tuning import Trial, TrialResult, make_finals, make_trials, results_of
 from langedit.console import note, progress
 from langedit.errors import OutputError
 

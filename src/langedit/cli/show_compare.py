@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 
 from langedit.cli.comparison import Comparison, Tuning
+from langedit.compare.chosen import best_of
 from langedit.compare.figures_of import MEAN
 from langedit.compare.summary import board_table, boards_of
-from langedit.compare.tuning import best_of
 from langedit.reporting import percent, score_table
 
 

@@ -8,23 +8,20 @@ a short stream need not be so on a long one: a final lets the best of each metho
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langedit.compare.cells import Cell, make_ground, measures_of
-from langedit.compare.config import COMMON, CompareConfig, TuneEntry
+from langedit.compare.config import CompareConfig, TuneEntry
+from langedit.compare.draws import draw_trials
 from langedit.compare.figures_of import MEAN, OBJECTIVE, means_of
-from langedit.compare.files import write_text
 from langedit.compare.grid import Outcome
 from langedit.compare.ground import Ground, Say
 from langedit.compare.nearest import require_name
-from langedit.compare.ranges import Range
 from langedit.compare.reading import edit_config, overlay, prefix_language
 from langedit.compare.streams import Streams, plans_of
-from langedit.editing.toml import toml_value
 from langedit.errors import ConfigError
 from langedit.evaluation import mean_or_none
 
@@ -179,22 +176,6 @@ def _trials(
     )
 
 
-def draw_trials(tune: TuneEntry, label: str) -> list[dict[str, Any]]:
-    """What is tried of a method: first nothing, that is its settings as declared.
-
-    Raises:
-        ConfigError: a grid needs values that are not listed, or has more points than the budget.
-    """
-    ranges: dict[str, Range] = {**tune.ranges.get(COMMON, {}), **tune.ranges.get(label, {})}
-    if not ranges:
-        return [{}]
-    if tune.search == "grid":
-        return [{}, *_grid(tune, label, ranges)]
-    rng = random.Random(f"{tune.seed}-{label}")
-    more = [{name: own.draw(rng) for name, own in ranges.items()} for _ in range(tune.budget - 1)]
-    return [{}, *more]
-
-
 def results_of(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> tuple[TrialResult, ...]:
     """Scores of the trials, from the outcomes of their cells in order."""
     rest = iter(outcomes)
@@ -210,68 +191,6 @@ def results_of(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> tuple[Tr
         error = errors[0] if errors else None
         found.append(TrialResult(trial=trial, scores=scores, error=error))
     return tuple(found)
-
-
-def best_of(results: Sequence[TrialResult]) -> dict[str, TrialResult]:
-    """Method -> its trial with the largest objective, of the final if there is one.
-
-    The first of equals.
-    """
-    best: dict[str, TrialResult] = {}
-    decided = {result.trial.method for result in results if result.trial.final}
-    for result in results:
-        name = result.trial.method
-        if result.trial.final != (name in decided):
-            continue
-        if result.objective is not None and (
-            name not in best or result.objective > (best[name].objective or 0.0)
-        ):
-            best[name] = result
-    return best
-
-
-def write_chosen(results: Sequence[TrialResult], path: Path, command: str) -> None:
-    """Write the best settings of each method, and all trials, as TOML that a comparison reads.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    lines = [f"# Written by `{command}`: do not edit.", f"command = {toml_value(command)}", ""]
-    lines.append("# Every run; scores in [0, 1]. A run without an objective failed.")
-    lines.append("trials = [")
-    lines += [f"    {toml_value(_row(result))}," for result in results]
-    lines.append("]")
-    for method, best in best_of(results).items():
-        count = sum(
-            result.trial.method == method and result.trial.final == best.trial.final
-            for result in results
-        )
-        lines += ["", f"[methods.{toml_value(method)}]"]
-        lines.append(f"chosen = {toml_value(_reason(best, count, command))}")
-        if best.trial.settings:
-            model = best.trial.cells[0].model
-            lines.append(f"[methods.{toml_value(method)}.on.{toml_value(model)}]")
-        lines += [f"{name} = {toml_value(value)}" for name, value in best.trial.settings.items()]
-    write_text(path, "\n".join(lines) + "\n")
-
-
-def _reason(best: TrialResult, count: int, command: str) -> str:
-    which = f"trial {best.trial.number}" if best.trial.number else "the settings as declared"
-    value = 100 * (best.objective or 0.0)
-    where = " in the final" if best.trial.final else ""
-    return f"{which}, best of {count}{where} by {command}: objective {value:.1f}"
-
-
-def _row(result: TrialResult) -> dict[str, Any]:
-    trial = result.trial
-    row: dict[str, Any] = {"method": trial.method, "trial": trial.number, "final": trial.final}
-    known = {name: value for name, value in result.scores.items() if value is not None}
-    if MEAN in known:
-        row["objective"] = round(known.pop(MEAN), 6)
-    row |= {name: round(value, 6) for name, value in known.items()}
-    if result.error is not None:
-        row["error"] = result.error
-    return {**row, "settings": dict(trial.settings)}
 
 
 def _tune_of(config: CompareConfig) -> TuneEntry:
@@ -323,20 +242,3 @@ def _cell(
         ground=ground,
         measures=measures_of(config, stream),
     )
-
-
-def _grid(tune: TuneEntry, label: str, ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
-    endless = [name for name, own in ranges.items() if not own.values]
-    if endless:
-        raise ConfigError(
-            f"tune.ranges, {label}: a grid needs listed values, {', '.join(endless)} has an "
-            'interval: list values, or use search = "random"'
-        )
-    points = itertools.product(*(own.values for own in ranges.values()))
-    found = [dict(zip(ranges, point, strict=True)) for point in points]
-    if len(found) > tune.budget - 1:
-        raise ConfigError(
-            f"tune.ranges, {label}: expected at most {tune.budget - 1} combinations (budget, less "
-            f"one for the settings as declared), got {len(found)}: list fewer, or raise the budget"
-        )
-    return found
