@@ -8,6 +8,7 @@ LangEditError
 ├── TokenError         a text position cannot be mapped to tokens
 ├── MomentsError       second moments are missing, damaged or of another model
 ├── OutputError        results cannot be written where they were asked for
+├── ProcessError       of several processes one ended, fell silent or has other inputs
 └── NumericalError     a value became non-finite or a guarantee does not hold
 """
 
@@ -15,7 +16,13 @@ from __future__ import annotations
 
 
 class LangEditError(Exception):
-    """Base class: says what was expected, what came, and what to do."""
+    """Base class: says what was expected, what came, and what to do.
+
+    Attributes:
+        everywhere: whether every process of a run raises it, so that one may speak for all.
+    """
+
+    everywhere: bool = False
 
 
 class ConfigError(LangEditError):
@@ -44,6 +51,10 @@ class MomentsError(LangEditError):
 
 class OutputError(LangEditError):
     """Results cannot be written where they were asked for."""
+
+
+class ProcessError(LangEditError):
+    """Of several processes one ended, fell silent, or was given something else."""
 
 
 class NumericalError(LangEditError):

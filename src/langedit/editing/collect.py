@@ -96,10 +96,7 @@ class _KeyPool:
         self.counts: Counter[str] = Counter()
         self._names = {layer: model.weight_name(layer) for layer in layers}
         width = model.structure.d_in
-        self._sums = [
-            MomentAccumulator(width, next(model.projection(layer).parameters()).device)
-            for layer in layers
-        ]
+        self._sums = [MomentAccumulator(width, model.projection_device(layer)) for layer in layers]
         self._size = sample
         self._generator = torch.Generator().manual_seed(seed)
         self._priorities = torch.zeros(0, dtype=torch.float64)

@@ -24,7 +24,7 @@ from langedit.editing.requests import prepare_request
 from langedit.editing.state import EditorState, stored_digest, sum_updates
 from langedit.errors import FactError, LangEditError, NumericalError
 from langedit.facts import Fact, check_batch
-from langedit.models import EditableModel, load_model
+from langedit.models import DeviceMap, EditableModel, load_model
 
 
 class Editor:
@@ -86,7 +86,7 @@ class Editor:
         prefixes: Prefixes | None = None,
         revision: str | None = None,
         dtype: str = "auto",
-        device_map: str | None = None,
+        device_map: DeviceMap | None = None,
     ) -> Self:
         """Load a model and prepare it for editing.
 
@@ -97,7 +97,7 @@ class Editor:
             prefixes: as for the constructor.
             revision: of a hub model.
             dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
-            device_map: as in transformers.
+            device_map: as for `load_model`.
 
         Raises:
             ModelError: the checkpoint cannot be loaded.

@@ -11,7 +11,7 @@ from langedit.editing.config import EditConfig
 from langedit.editing.prefixes import Prefixes
 from langedit.editing.report import BatchReport
 from langedit.errors import OutputError
-from langedit.models import EditableModel
+from langedit.models import EditableModel, save_weights
 
 RECORD = "langedit.json"
 """File beside the checkpoint; it is written last, so that a folder with it is complete."""
@@ -37,7 +37,7 @@ def save_edited(
     }
     try:
         _claim(folder)
-        model.model.save_pretrained(folder)
+        save_weights(model.model, folder)
         model.tokenizer.save_pretrained(folder)
         text = json.dumps(record, ensure_ascii=False, indent=2)
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from langedit.editing.batching import micro_batches
 from langedit.facts import Language
-from langedit.models import EditableModel, encode_continuation, encode_text, pad_batch
+from langedit.models import (
+    EditableModel,
+    compute_device,
+    encode_continuation,
+    encode_text,
+    pad_batch,
+)
 
 
 def encode_answer(
@@ -44,6 +50,7 @@ def forced_predictions(
     """
     sequences = [[*prompt, *answer][:-1] for prompt, answer in items]
     head = model.model.get_submodule(model.structure.head)
+    device = compute_device(model.model, model.structure.head)
     found: list[tuple[int, ...]] = [()] * len(items)
     for group in micro_batches([len(sequence) for sequence in sequences], batch_tokens):
         batch = pad_batch([sequences[i] for i in group], model.pad_id)
@@ -53,7 +60,7 @@ def forced_predictions(
             wanted = torch.cat(
                 [hidden[row, start : start + size] for row, (start, size) in enumerate(spans)]
             )
-            best = head(wanted.to(next(head.parameters()).device)).argmax(dim=-1).tolist()
+            best = head(wanted.to(device)).argmax(dim=-1).tolist()
         at = 0
         for item, (_, size) in zip(group, spans, strict=True):
             found[item] = tuple(best[at : at + size])
