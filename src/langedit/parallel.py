@@ -36,6 +36,9 @@ TIMEOUT_VARIABLE = "LANGEDIT_PROCESS_TIMEOUT"
 TIMEOUT = 1800.0
 """Seconds if the variable is not set: longer than the longest stage of one process alone."""
 
+START_TIMEOUT = 900.0
+"""Seconds in which all processes of a run must have come."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
@@ -216,11 +219,11 @@ def join_processes(environment: Mapping[str, str] | None = None) -> Iterator[Pro
     import torch.distributed as dist
 
     own = not dist.is_initialized()
-    limit = timedelta(seconds=seconds)
     with _lost_as_error():
         if own:
-            dist.init_process_group("gloo", rank=rank, world_size=count, timeout=limit)
-        group = dist.group.WORLD if own else dist.new_group(backend="gloo", timeout=limit)
+            start = timedelta(seconds=START_TIMEOUT)
+            dist.init_process_group("gloo", rank=rank, world_size=count, timeout=start)
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
     try:
         yield Processes(rank=rank, count=count, local_rank=local_rank, group=group)
     finally:

@@ -15,6 +15,8 @@ from langedit.console import progress
 from langedit.editing import Editor, fact_name, prepare_request
 from langedit.errors import TokenError
 from langedit.evaluation import FactScore, Scores, by_language, score_facts
+from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 from langedit.workspace import run_stream
 
 REPORT = "report.json"
@@ -44,46 +46,54 @@ class EditOutcome:
         return max((value for value in found if value is not None), default=None)
 
 
-def edit_model(options: EditOptions) -> EditOutcome:
+def edit_model(options: EditOptions, processes: Processes = ALONE) -> EditOutcome:
     """Edit a model and write it to a folder that appears when it is complete.
+
+    Of several processes all make this call; the first one writes.
 
     Raises:
         LangEditError: Something cannot be used or fails; nothing is written.
     """
-    plan = make_plan(options)
-    editor = _load_editor(plan)
-    _check_tokens(editor, plan)
-    with progress("scoring"):
-        before = tuple(score_facts(editor.model, plan.facts))
-    with progress("editing batches", len(plan.batches)) as done:
+    shown = processes.is_first
+    plan, model = processes.together(lambda: _prepare(options, processes))
+    editor = Editor(model, None, plan.config, plan.moments, plan.prefixes, processes=processes)
+    with progress("scoring", shown=shown):
+        before = tuple(score_facts(model, plan.facts, processes=processes))
+    with progress("editing batches", len(plan.batches), shown=shown) as done:
         run_stream(editor, plan.batches, retention=False, on_step=lambda step: done(step.index + 1))
-    with progress("scoring"):
-        after = tuple(score_facts(editor.model, plan.facts))
+    with progress("scoring", shown=shown):
+        after = tuple(score_facts(model, plan.facts, processes=processes))
     outcome = EditOutcome(plan=plan, editor=editor, before=before, after=after)
-    with whole_folder(options.output) as folder:
-        editor.save_pretrained(folder)
-        text = json.dumps(_report(outcome), ensure_ascii=False, indent=2)
-        (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+    processes.only_first(lambda: _save(outcome))
     return outcome
 
 
-def _load_editor(plan: EditPlan) -> Editor:
-    options = plan.options
+def _prepare(options: EditOptions, processes: Processes) -> tuple[EditPlan, EditableModel]:
+    """Read, check and load everything."""
+    plan = make_plan(options, show=processes.is_first)
     model = load_named(
         options.model,
         revision=options.revision,
         dtype=options.dtype,
-        device_map=options.device_map,
+        device_map=processes.place(options.device_map),
         structure=plan.config.structure,
     )
-    return Editor(model, None, plan.config, plan.moments, plan.prefixes)
+    _check_tokens(model, plan)
+    return plan, model
 
 
-def _check_tokens(editor: Editor, plan: EditPlan) -> None:
+def _save(outcome: EditOutcome) -> None:
+    with whole_folder(outcome.plan.options.output) as folder:
+        outcome.editor.save_pretrained(folder)
+        text = json.dumps(_report(outcome), ensure_ascii=False, indent=2)
+        (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+
+
+def _check_tokens(model: EditableModel, plan: EditPlan) -> None:
     """See that every fact fits the model before time is spent on the first."""
     for fact in plan.facts:
         try:
-            prepare_request(editor.model, fact, (), plan.config)
+            prepare_request(model, fact, (), plan.config)
         except TokenError as error:
             raise TokenError(f"fact {fact_name(fact)!r} cannot be edited: {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from langedit.editing.targets import Targets, optimise_targets
 from langedit.errors import NumericalError
 from langedit.linalg import LowRankUpdate
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +44,7 @@ def find_targets(
     requests: Sequence[EditRequest],
     config: EditConfig,
     given: Tensor | None,
+    processes: Processes = ALONE,
 ) -> tuple[Targets | None, Tensor]:
     """Optimise the targets of n facts, unless they are given.
 
@@ -52,7 +55,7 @@ def find_targets(
         NumericalError: what is given has another shape or is not finite, or the optimisation fails.
     """
     if given is None:
-        targets = optimise_targets(model, requests, config)
+        targets = optimise_targets(model, requests, config, processes=processes)
         return targets, targets.target_hidden
     expected = (len(requests), model.structure.d_model)
     if tuple(given.shape) != expected or not bool(torch.isfinite(given).all()):
@@ -71,6 +74,7 @@ def edit_layers(
     target_hidden: Tensor,
     states: Mapping[int, LayerState],
     weights: Mapping[int, Tensor],
+    processes: Processes = ALONE,
 ) -> dict[int, LayerEdit]:
     """Solve and write one layer after the other (algorithm 1 of MEMIT).
 
@@ -83,8 +87,9 @@ def edit_layers(
         config: `layers` and `micro_batch_tokens`.
         requests: n facts, encoded.
         target_hidden: (n, d_model) float32.
-        states: layer -> the method's state.
+        states: layer -> the method's state; only process 0 needs them.
         weights: layer -> (d_out, d_in) weight so far, not rounded.
+        processes: process 0 solves, all write what it found.
 
     Raises:
         NumericalError: a solve fails or a value is not finite. Layers already written stay so: the
@@ -94,11 +99,15 @@ def edit_layers(
     bare = [request.prompts[0] for request in requests]
     last, limit = config.layers[-1], config.micro_batch_tokens
     edits = {}
-    for done, layer in enumerate(config.layers):
+
+    def solve(done: int, layer: int) -> tuple[Tensor, LowRankUpdate]:
         keys = compute_keys(model, contexts, [layer], max_tokens=limit)[layer]
         hidden = lookup_hidden(model, bare, last, max_tokens=limit)
         residuals = (target_hidden.to(hidden) - hidden) / (len(config.layers) - done)
-        update = method.solve(states[layer], keys, residuals).to(dtype=torch.float32)
+        return keys, method.solve(states[layer], keys, residuals).to(dtype=torch.float32)
+
+    for done, layer in enumerate(config.layers):
+        keys, update = processes.first(partial(solve, done, layer))
         update = update.to(device=weights[layer].device)
         after = sum_updates(weights[layer], [update])
         model.write_weight(layer, after)

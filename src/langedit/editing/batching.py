@@ -29,3 +29,18 @@ def micro_batches(
             groups.append([item])
             width, used = lengths[item], counts[item]
     return groups
+
+
+def share_micro_batches(
+    lengths: Sequence[int], max_tokens: int, rows: Sequence[int], shares: int
+) -> list[list[int]]:
+    """Micro-batches, at least as many as there are shares if there are so many items.
+
+    The limit is halved until there are; where it suffices as it is, the groups do not depend on
+    `shares`.
+    """
+    groups = micro_batches(lengths, max_tokens, rows=rows)
+    while len(groups) < min(shares, len(lengths)):
+        max_tokens //= 2
+        groups = micro_batches(lengths, max_tokens, rows=rows)
+    return groups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Self
@@ -25,6 +26,7 @@ from langedit.editing.state import EditorState, stored_digest, sum_updates
 from langedit.errors import FactError, LangEditError, NumericalError
 from langedit.facts import Fact, check_batch
 from langedit.models import DeviceMap, EditableModel, load_model
+from langedit.parallel import ALONE, Processes
 
 
 class Editor:
@@ -32,6 +34,9 @@ class Editor:
 
     The model given is changed in place. A run is a function of model, config, moments, prefixes
     and facts: two runs give identical weights on the same machine.
+
+    Of several processes each has a model and an editor, and all make the same calls. Targets are
+    found in shares; process 0 solves, keeps what the method remembers, and writes checkpoints.
     """
 
     def __init__(
@@ -41,6 +46,8 @@ class Editor:
         config: EditConfig,
         moments: Moments,
         prefixes: Prefixes | None = None,
+        *,
+        processes: Processes = ALONE,
     ) -> None:
         """Prepare a model for editing.
 
@@ -52,20 +59,27 @@ class Editor:
             moments: second moments of this very model at the edited layers.
             prefixes: context prefixes of every language to be edited. `None`: the model writes
                 those of a language when its first fact comes, from `config.seed`.
+            processes: that edit together, from `join_processes`.
 
         Raises:
             ConfigError: a layer is out of range, or no tokenizer is given.
+            ProcessError: processes have other models, moments or settings, or one ended.
             MomentsError: moments are missing or of other weights.
             StructureError: a part of the model is not found.
             ModelError: the model is in training mode.
         """
         self.config = config
-        self.model = wrap_model(model, tokenizer, config)
-        config.check_depth(self.model.structure.n_layers)
-        require_identity(self.model, moments)
+        self.processes = processes
+        self.model = processes.together(lambda: _checked(model, tokenizer, config, moments))
+        processes.agree(
+            "model, moments and settings", (moments.identity.weights_hash, moments.corpus, config)
+        )
         self._method = find_method(config.method).from_config(config)
+        states = processes.only_first(
+            lambda: first_layer_states(self.model, self._method, moments, config.layers)
+        )
         self._state = EditorState(
-            layers=first_layer_states(self.model, self._method, moments, config.layers),
+            layers=states or {},
             languages=(),
             prefixes=prefixes if prefixes is not None else Prefixes({}),
         )
@@ -87,6 +101,7 @@ class Editor:
         revision: str | None = None,
         dtype: str = "auto",
         device_map: DeviceMap | None = None,
+        processes: Processes = ALONE,
     ) -> Self:
         """Load a model and prepare it for editing.
 
@@ -98,6 +113,7 @@ class Editor:
             revision: of a hub model.
             dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
             device_map: as for `load_model`.
+            processes: as for the constructor.
 
         Raises:
             ModelError: the checkpoint cannot be loaded.
@@ -113,7 +129,7 @@ class Editor:
         config.check_depth(model.structure.n_layers)
         if not isinstance(moments, Moments):
             moments = Moments.load(moments, layers=config.layers)
-        return cls(model, None, config, moments, prefixes)
+        return cls(model, None, config, moments, prefixes, processes=processes)
 
     @property
     def reports(self) -> tuple[BatchReport, ...]:
@@ -127,7 +143,10 @@ class Editor:
 
     @property
     def layer_states(self) -> Mapping[int, LayerState]:
-        """Layer -> what the method remembers; the histories hold the keys of all edits."""
+        """Layer -> what the method remembers; the histories hold the keys of all edits.
+
+        Empty in all processes but the first.
+        """
         return self._state.layers
 
     def apply(self, facts: Sequence[Fact], *, target_hidden: Tensor | None = None) -> BatchReport:
@@ -145,22 +164,28 @@ class Editor:
             TokenError: a lookup token is not found, or a text is too long.
             ConfigError: a language has no prefixes.
             NumericalError: a value is not finite.
+            ProcessError: processes have other facts or weights, or one ended.
         """
         batch = tuple(facts)
         if not batch:
             raise FactError("expected at least one fact in a batch, got none")
         check_batch(batch)
         digest = stored_digest(self.model, self.config.layers)
+        self.processes.agree("facts and edited weights", (batch, digest))
         seconds: dict[str, float] = {}
         try:
             with _timed(seconds, "prepare"):
                 prefixes = self._prefixes_for(batch)
-                requests = [
-                    prepare_request(self.model, fact, prefixes.of(fact.language), self.config)
-                    for fact in batch
-                ]
+                requests = self.processes.together(
+                    lambda: [
+                        prepare_request(self.model, fact, prefixes.of(fact.language), self.config)
+                        for fact in batch
+                    ]
+                )
             with _timed(seconds, "targets"):
-                targets, wanted = find_targets(self.model, requests, self.config, target_hidden)
+                targets, wanted = find_targets(
+                    self.model, requests, self.config, target_hidden, self.processes
+                )
             with _timed(seconds, "solve"):
                 edits = edit_layers(
                     self.model,
@@ -170,15 +195,19 @@ class Editor:
                     wanted,
                     self._state.layers,
                     self._weights,
+                    self.processes,
                 )
             with _timed(seconds, "advance"):
                 state = self._advanced(batch, edits, prefixes)
-            report = measure_batch(
-                batch, targets, edits, self._state, state, self._samples, seconds
+            report = self.processes.first(
+                lambda: measure_batch(
+                    batch, targets, edits, self._state, state, self._samples, seconds
+                )
             )
         except BaseException:
             self._write(self._weights)
             raise
+        report = replace(report, updates={layer: edit.update for layer, edit in edits.items()})
         self._earlier = self._state, digest
         self._state = state
         self._weights = {layer: edit.after for layer, edit in edits.items()}
@@ -223,10 +252,13 @@ class Editor:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a checkpoint that plain transformers loads, and `langedit.json` with the record.
 
+        Only process 0 writes; the others go on at once.
+
         Raises:
             OutputError: the folder is not empty, is a file, or cannot be written.
         """
-        save_edited(Path(folder), self.model, self.config, self.prefixes, self._reports)
+        if self.processes.is_first:
+            save_edited(Path(folder), self.model, self.config, self.prefixes, self._reports)
 
     def _prefixes_for(self, facts: Sequence[Fact]) -> Prefixes:
         """The prefixes so far, and those of languages that come for the first time."""
@@ -234,29 +266,48 @@ class Editor:
         new = [fact.language for fact in facts if fact.language not in known]
         if self._prefixes_given or not new:
             return known
-        written = generate_prefixes(
-            self.model,
-            new,
-            count=self.config.prefix_count,
-            length=self.config.prefix_length,
-            seed=self.config.seed,
-            seed_words=self.config.seed_words,
+        written = self.processes.first(
+            lambda: dict(
+                generate_prefixes(
+                    self.model,
+                    new,
+                    count=self.config.prefix_count,
+                    length=self.config.prefix_length,
+                    seed=self.config.seed,
+                    seed_words=self.config.seed_words,
+                )
+            )
         )
         return Prefixes({**known, **written})
 
     def _advanced(
         self, facts: Sequence[Fact], edits: Mapping[int, LayerEdit], prefixes: Prefixes
     ) -> EditorState:
-        layers = {
-            layer: self._method.advance(self._state.layers[layer], edit.keys)
-            for layer, edit in edits.items()
-        }
+        layers = self.processes.only_first(
+            lambda: {
+                layer: self._method.advance(self._state.layers[layer], edit.keys)
+                for layer, edit in edits.items()
+            }
+        )
         languages = (*self._state.languages, *(fact.language for fact in facts))
-        return EditorState(layers=layers, languages=languages, prefixes=prefixes)
+        return EditorState(layers=layers or {}, languages=languages, prefixes=prefixes)
 
     def _write(self, weights: Mapping[int, Tensor]) -> None:
         for layer, weight in weights.items():
             self.model.write_weight(layer, weight)
+
+
+def _checked(
+    model: PreTrainedModel | EditableModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: EditConfig,
+    moments: Moments,
+) -> EditableModel:
+    """The model, if settings and moments fit it."""
+    wrapped = wrap_model(model, tokenizer, config)
+    config.check_depth(wrapped.structure.n_layers)
+    require_identity(wrapped, moments)
+    return wrapped
 
 
 @contextmanager

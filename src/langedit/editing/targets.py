@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from langedit.editing.adam import RowAdam
-from langedit.editing.batching import micro_batches
+from langedit.editing.batching import share_micro_batches
 from langedit.editing.config import EditConfig
 from langedit.editing.requests import EditRequest
 from langedit.editing.target_loss import LossTerms, TargetLoss
 from langedit.errors import NumericalError
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +48,7 @@ def optimise_targets(
     config: EditConfig,
     *,
     use_cache: bool = True,
+    processes: Processes = ALONE,
 ) -> Targets:
     """Minimise each fact's target loss over the output of the last edited layer.
 
@@ -61,6 +63,9 @@ def optimise_targets(
         config: the settings named above, `value_steps`, `value_lr`, layers, and
             `micro_batch_tokens`, which bounds the facts optimised at once.
         use_cache: as for `SuffixRunner`.
+        processes: each optimises its share of the micro-batches; all get the result, other
+            processes' rows on the CPU. With fewer micro-batches than processes smaller ones are
+            made; otherwise they are those of one process.
 
     Raises:
         NumericalError: a loss or a target is not finite; the message names the fact.
@@ -70,11 +75,14 @@ def optimise_targets(
         max(len(prompt.ids) for prompt in own) + len(request.target_ids)
         for own, request in zip(contexts, requests, strict=True)
     ]
-    groups = micro_batches(lengths, config.micro_batch_tokens, rows=[len(own) for own in contexts])
+    rows = [len(own) for own in contexts]
+    groups = share_micro_batches(lengths, config.micro_batch_tokens, rows, processes.count)
+
+    def optimise(own: Sequence[Sequence[int]]) -> list[Targets]:
+        return [_optimise([requests[i] for i in group], model, config, use_cache) for group in own]
+
     with _frozen(model.model):
-        parts = [
-            _optimise([requests[i] for i in group], model, config, use_cache) for group in groups
-        ]
+        parts = processes.spread(groups, optimise)
     order = torch.tensor([i for group in groups for i in group]).argsort()
     return _in_order(parts, order)
 
@@ -157,7 +165,8 @@ def _in_order(parts: Sequence[Targets], order: Tensor) -> Targets:
     """Join groups and put their facts in the order of the requests, on the first group's device."""
 
     def joined(values: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(values))[order.to(values[0].device)]
+        device = values[0].device
+        return torch.cat([value.to(device) for value in values])[order.to(device)]
 
     def terms(values: Sequence[LossTerms]) -> LossTerms:
         return LossTerms(

@@ -11,6 +11,7 @@ from langedit.evaluation.answers import encode_answer, forced_predictions, text_
 from langedit.evaluation.metrics import mean_or_none, token_accuracy
 from langedit.facts import Fact
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def score_facts(
     *,
     kinds: Sequence[str] = KINDS,
     batch_tokens: int = 8192,
+    processes: Processes = ALONE,
 ) -> list[FactScore]:
     """Score facts under teacher forcing, with one forward pass for all their probes.
 
@@ -63,6 +65,7 @@ def score_facts(
         facts: the facts.
         kinds: which of efficacy, generalization and specificity to compute.
         batch_tokens: padded tokens in one forward pass.
+        processes: each scores its share of the facts; all get every score.
 
     Returns:
         One score a fact, in order.
@@ -74,6 +77,17 @@ def score_facts(
     unknown = set(kinds) - set(KINDS)
     if unknown:
         raise ValueError(f"expected kinds among {', '.join(KINDS)}, got {', '.join(unknown)}")
+
+    def score(own: Sequence[Fact]) -> list[FactScore]:
+        return _score_here(model, own, kinds, batch_tokens)
+
+    return processes.spread(facts, score)
+
+
+def _score_here(
+    model: EditableModel, facts: Sequence[Fact], kinds: Sequence[str], batch_tokens: int
+) -> list[FactScore]:
+    """Scores of facts, with this process's model."""
     items, owners = [], []
     for index, fact in enumerate(facts):
         for kind, prompt, answer in _probes(fact):
