@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from langedit.console import progress
 from langedit.editing import Moments, collect_moments
 from langedit.editing.corpus import read_corpus
 from langedit.folders import check_output, whole_folder
+from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +48,16 @@ class CollectOptions:
     structure: Mapping[str, str] = field(default_factory=dict)
 
 
-def collect(options: CollectOptions) -> Moments:
+def collect(options: CollectOptions, processes: Processes = ALONE) -> Moments:
     """Collect second moments and write them to a folder that appears when it is complete.
+
+    Of several processes all make this call; the first one writes.
 
     Raises:
         LangEditError: An option cannot be used; nothing is written.
     """
-    check_output(options.output)
-    corpus = read_corpus(options.sources)
-    model = load_named(
-        options.model,
-        revision=options.revision,
-        dtype=options.dtype,
-        device_map=options.device_map,
-        structure=options.structure,
-    )
-    with progress("tokens", options.max_tokens) as done:
+    corpus, model = processes.together(lambda: _prepare(options, processes))
+    with progress("tokens", options.max_tokens, shown=processes.is_first) as done:
         moments = collect_moments(
             model,
             corpus,
@@ -71,7 +67,28 @@ def collect(options: CollectOptions) -> Moments:
             max_length=options.max_length,
             seed=options.seed,
             progress=done,
+            processes=processes,
         )
-    with whole_folder(options.output) as folder:
-        moments.save(folder)
+    processes.only_first(lambda: _save(moments, options.output))
     return moments
+
+
+def _prepare(
+    options: CollectOptions, processes: Processes
+) -> tuple[Iterator[tuple[str, str]], EditableModel]:
+    """Check the options, open the corpus and load the model."""
+    check_output(options.output)
+    corpus = read_corpus(options.sources)
+    model = load_named(
+        options.model,
+        revision=options.revision,
+        dtype=options.dtype,
+        device_map=processes.place(options.device_map),
+        structure=options.structure,
+    )
+    return corpus, model
+
+
+def _save(moments: Moments, output: Path) -> None:
+    with whole_folder(output) as folder:
+        moments.save(folder)

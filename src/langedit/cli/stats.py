@@ -22,6 +22,9 @@ Examples:
   langedit stats --model meta-llama/Meta-Llama-3-8B \\
     --text en=hf:wikimedia/wikipedia:20231101.en --layers 4-8 --dtype bfloat16 \\
     --device-map cuda --max-tokens 10000000 --output ./moments
+\b
+  torchrun --nproc-per-node 4 -m langedit stats --model ./my-model --text ./text \\
+    --layers 4-8 --device-map cuda --output ./moments
 """
 
 
@@ -74,25 +77,27 @@ def run(
     from langedit.cli.collect import CollectOptions, collect
     from langedit.cli.options import parse_numbers, parse_structure
     from langedit.cli.quiet import quiet_transformers
+    from langedit.parallel import join_processes
 
     quiet_transformers()
-    moments = collect(
-        CollectOptions(
-            model=model,
-            sources=tuple(text),
-            layers=parse_numbers(layers),
-            output=output,
-            max_tokens=max_tokens,
-            batch_tokens=batch_tokens,
-            max_length=max_length,
-            seed=seed,
-            dtype=dtype,
-            device_map=device_map,
-            revision=revision,
-            structure=parse_structure(structure or ()),
-        )
+    options = CollectOptions(
+        model=model,
+        sources=tuple(text),
+        layers=parse_numbers(layers),
+        output=output,
+        max_tokens=max_tokens,
+        batch_tokens=batch_tokens,
+        max_length=max_length,
+        seed=seed,
+        dtype=dtype,
+        device_map=device_map,
+        revision=revision,
+        structure=parse_structure(structure or ()),
     )
-    typer.echo(_summary(moments, output))
+    with join_processes() as processes:
+        moments = collect(options, processes)
+    if processes.is_first:
+        typer.echo(_summary(moments, output))
 
 
 def _summary(moments: Moments, output: Path) -> str:

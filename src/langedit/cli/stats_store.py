@@ -76,11 +76,11 @@ def pull(
     revision: Revision = None,
 ) -> None:
     """Fetch second moments, and check them file by file and against the model if it is named."""
-    from langedit.cli.folders import whole_folder
-    from langedit.cli.options import parse_layers
+    from langedit.cli.options import parse_numbers
     from langedit.editing.moment_store import pull_moments
+    from langedit.folders import whole_folder
 
-    wanted = None if layers is None else parse_layers(layers)
+    wanted = None if layers is None else parse_numbers(layers)
     expect = _identity(model, revision)
     with whole_folder(output) as folder:
         moments = pull_moments(source, folder, layers=wanted, expect=expect)

@@ -12,8 +12,9 @@ from torch import Tensor
 from langedit.editing.corpus import CorpusFingerprint
 from langedit.editing.moments import LayerMoment, Moments
 from langedit.errors import ConfigError, ModelError, MomentsError
-from langedit.linalg import MomentAccumulator
+from langedit.linalg import MomentAccumulator, SecondMoment
 from langedit.models import EditableModel, Recorder, pad_batch
+from langedit.parallel import ALONE, Processes
 
 # Batches' worth of tokens that are sorted by length together.
 _WINDOW = 16
@@ -30,6 +31,7 @@ def collect_moments(
     seed: int = 0,
     max_length: int | None = None,
     progress: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Moments:
     """Stream a corpus through the model and return `mean(k kᵀ)` of the keys of each layer.
 
@@ -49,36 +51,51 @@ def collect_moments(
         seed: Of the draw.
         max_length: Cut texts at so many tokens, when that is less than the model's own bound.
         progress: Called after each batch with the number of tokens done.
+        processes: Each runs its share of the batches; all get the result. The sample of keys does
+            not depend on their number; means are added in float64 in the order of processes.
 
     Raises:
         ConfigError: When a number is out of range or no layer is given.
         ModelError: When the model has no such layer, or is not in evaluation mode.
         MomentsError: When the corpus gives no token.
         NumericalError: When a key is not finite.
+        ProcessError: Models or corpora of the processes differ.
     """
     wanted = sorted(set(layers))
     _check_settings(wanted, max_tokens, batch_tokens, sample, max_length)
     if model.model.training:
         raise ModelError("expected a model in evaluation mode (dropout off); call model.eval()")
-    names = [model.projection_name(layer) for layer in wanted]
     identity = model.identity()
     fingerprint = CorpusFingerprint()
     texts = _tokenise(model, corpus, fingerprint, _text_limit(model, max_length), max_tokens)
     pool = _KeyPool(model, wanted, sample, seed)
-    for batch in _batches(texts, batch_tokens):
-        padded = pad_batch([ids for _, ids in batch], model.pad_id)
-        with torch.no_grad(), Recorder(model.model, inputs=names, stop_after=names[-1]) as record:
-            model.run(padded)
-        pool.add([_real_rows(record.inputs[name], padded.mask) for name in names])
-        for language, ids in batch:
-            pool.counts[language] += len(ids)
-        if progress is not None:
-            progress(pool.counts.total())
-    if not pool.counts:
-        raise MomentsError(
-            "corpus: expected at least one token, got none; check the files and the token budget"
-        )
-    return Moments(layers=pool.result(), identity=identity, corpus=fingerprint.hexdigest())
+
+    def stream() -> None:
+        for number, batch in enumerate(_batches(texts, batch_tokens)):
+            pool.add(batch, _keys(model, batch, wanted) if processes.takes(number) else None)
+            if progress is not None:
+                progress(pool.counts.total())
+        if not pool.counts:
+            raise MomentsError(
+                "corpus: expected at least one token, got none; check the files and the token "
+                "budget"
+            )
+
+    processes.together(stream)
+    found = fingerprint.hexdigest()
+    processes.agree("model and corpus", (identity.weights_hash, found))
+    return Moments(layers=pool.result(processes), identity=identity, corpus=found)
+
+
+def _keys(
+    model: EditableModel, batch: list[tuple[str, list[int]]], layers: list[int]
+) -> list[Tensor]:
+    """Keys `(tokens, d_in)` of a batch of `(language, ids)` in each of some layers."""
+    names = [model.projection_name(layer) for layer in layers]
+    padded = pad_batch([ids for _, ids in batch], model.pad_id)
+    with torch.no_grad(), Recorder(model.model, inputs=names, stop_after=names[-1]) as record:
+        model.run(padded)
+    return [_real_rows(record.inputs[name], padded.mask) for name in names]
 
 
 def _real_rows(keys: Tensor, mask: Tensor) -> Tensor:
@@ -96,21 +113,28 @@ class _KeyPool:
         self.counts: Counter[str] = Counter()
         self._names = {layer: model.weight_name(layer) for layer in layers}
         width = model.structure.d_in
-        self._sums = [
-            MomentAccumulator(width, next(model.projection(layer).parameters()).device)
-            for layer in layers
-        ]
+        self._sums = [MomentAccumulator(width, model.projection_device(layer)) for layer in layers]
         self._size = sample
         self._generator = torch.Generator().manual_seed(seed)
         self._priorities = torch.zeros(0, dtype=torch.float64)
         self._samples = [torch.zeros(0, width) for _ in layers]
 
-    def add(self, keys: list[Tensor]) -> None:
-        """Add the keys `(n, d_in)` of the same tokens in every layer."""
-        for total, rows in zip(self._sums, keys, strict=True):
-            total.add(rows)
-        # A uniform sample without replacement: the tokens with the largest random priorities.
-        drawn = torch.rand(len(keys[0]), generator=self._generator, dtype=torch.float64)
+    def add(self, batch: list[tuple[str, list[int]]], keys: list[Tensor] | None) -> None:
+        """Add a batch, and its keys `(n, d_in)` in every layer; `None` if another process has them.
+
+        Random numbers are drawn for all tokens alike, so that every process draws the same ones.
+        """
+        for language, ids in batch:
+            self.counts[language] += len(ids)
+        tokens = sum(len(ids) for _, ids in batch)
+        drawn = torch.rand(tokens, generator=self._generator, dtype=torch.float64)
+        if keys is not None:
+            for total, rows in zip(self._sums, keys, strict=True):
+                total.add(rows)
+            self._sample(drawn, keys)
+
+    def _sample(self, drawn: Tensor, keys: list[Tensor]) -> None:
+        """A uniform sample without replacement: the tokens with the largest random priorities."""
         candidates = torch.cat([self._priorities, drawn])
         kept = candidates.topk(min(self._size, len(candidates))).indices
         fresh = kept >= len(self._priorities)
@@ -122,13 +146,42 @@ class _KeyPool:
             self._samples[index] = merged
         self._priorities = candidates[kept]
 
-    def result(self) -> dict[int, LayerMoment]:
+    def result(self, processes: Processes) -> dict[int, LayerMoment]:
+        """Moments over the batches of all processes."""
         counts = dict(sorted(self.counts.items()))
+        if processes.count > 1:
+            self._gather_sample(processes)
         parts = zip(self._names.items(), self._sums, self._samples, strict=True)
         return {
-            layer: LayerMoment(moment=total.result(), sample=rows, counts=counts, weight_name=name)
+            layer: LayerMoment(
+                moment=_pooled(total, sum(counts.values()), processes),
+                sample=rows,
+                counts=counts,
+                weight_name=name,
+            )
             for (layer, name), total, rows in parts
         }
+
+    def _gather_sample(self, processes: Processes) -> None:
+        """The sample of all processes' tokens, in the order in which one process has it."""
+        ranks = range(processes.count)
+        own = (self._priorities, self._samples)
+        found = processes.spread(ranks, lambda _: [own])
+        candidates = torch.cat([priorities for priorities, _ in found])
+        kept = candidates.topk(min(self._size, len(candidates))).indices
+        self._samples = [
+            torch.cat([samples[index] for _, samples in found])[kept]
+            for index in range(len(self._samples))
+        ]
+
+
+def _pooled(total: MomentAccumulator, tokens: int, processes: Processes) -> SecondMoment:
+    """The moment over all processes' keys, `tokens` in all."""
+    if processes.count == 1:
+        return total.result()
+    width = total.width
+    own = total.result().mean * total.count if total.count else torch.zeros(width, width)
+    return SecondMoment(count=tokens, mean=processes.sum(own) / tokens)
 
 
 def _check_settings(

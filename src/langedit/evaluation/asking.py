@@ -54,6 +54,18 @@ class Answers:
             for own in of_fact
         ]
 
+    def of_facts(self, numbers: Sequence[int]) -> Answers:
+        """The answers about some facts, which are numbered anew in the order given."""
+        kept = self.questions.numbers(numbers)
+        return Answers(
+            questions=self.questions.of_facts(numbers),
+            forced={new: self.forced[old] for new, old in enumerate(kept) if old in self.forced},
+            generated={
+                new: self.generated[old] for new, old in enumerate(kept) if old in self.generated
+            },
+            fluency_tokens=self.fluency_tokens,
+        )
+
     def _of(
         self, kind: str, numbers: Mapping[Role, list[int]], before: Answers | None
     ) -> list[float | None]:

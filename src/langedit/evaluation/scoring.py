@@ -13,6 +13,7 @@ from langedit.evaluation.metrics import mean_or_none
 from langedit.evaluation.questions import Questions
 from langedit.facts import Fact
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 
 KINDS = ("efficacy", "generalization", "specificity")
 """The scores of the paper: what is computed if nothing else is asked for."""
@@ -79,6 +80,7 @@ def score_facts(
     before: Answers | None = None,
     compat: bool = False,
     batch_tokens: int = BATCH_TOKENS,
+    processes: Processes = ALONE,
 ) -> list[FactScore]:
     """Score facts with one teacher-forced pass, and one that generates where a score needs it.
 
@@ -90,6 +92,7 @@ def score_facts(
         compat: score as the published zsRE evaluation does, with its habits of tokenisation
             (`langedit.evaluation.compat`); for the three scores of the paper only.
         batch_tokens: padded tokens in one forward pass.
+        processes: each scores its share of the facts; all get every score.
 
     Returns:
         One score a fact, in order.
@@ -98,11 +101,17 @@ def score_facts(
         TokenError: a text has no tokens of its own.
         ValueError: an unknown kind, one that `compat` does not have, or answers to other questions.
     """
-    if compat:
-        found = compat_values(model, facts, kinds, batch_tokens=batch_tokens)
-        return fact_scores(facts, found)
-    questions = Questions.of(model, facts, kinds)
-    return fact_scores(facts, ask(model, questions, batch_tokens=batch_tokens).values(before))
+    if before is not None and len(before.questions.facts) != len(facts):
+        raise ValueError("expected the unedited model's answers to the same questions")
+
+    def score(numbers: Sequence[int]) -> Sequence[Mapping[str, float | None]]:
+        own = [facts[number] for number in numbers]
+        if compat:
+            return compat_values(model, own, kinds, batch_tokens=batch_tokens)
+        answers = ask(model, Questions.of(model, own, kinds), batch_tokens=batch_tokens)
+        return answers.values(None if before is None else before.of_facts(numbers))
+
+    return fact_scores(facts, processes.spread(range(len(facts)), score))
 
 
 def fact_scores(
