@@ -21,9 +21,9 @@ CORPUS = [("en", text) for text in SENTENCES]
 SMALL = {"prefix_count": 2, "prefix_length": 3}
 RUNS: dict[str, dict[str, Any]] = {
     "one group": {},
-    "many groups": {"micro_batch_tokens": 60},
-    "memit": {"method": "memit", "micro_batch_tokens": 60},
-    "pooled": {"projection": "pooled", "micro_batch_tokens": 60},
+    "many groups": {"micro_batch_tokens": 40},
+    "memit": {"method": "memit", "micro_batch_tokens": 40},
+    "pooled": {"projection": "pooled", "micro_batch_tokens": 40},
 }
 
 

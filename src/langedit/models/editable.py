@@ -16,7 +16,7 @@ from langedit.models.behaviour import LayerBehaviour, attention_window
 from langedit.models.chat import ChatSettings
 from langedit.models.hooks import hidden_of
 from langedit.models.identity import ModelIdentity, weights_hash
-from langedit.models.offload import compute_device, find_offloaded, values_of
+from langedit.models.offload import compute_device, find_offloaded, input_device, values_of
 from langedit.models.padding import PaddedBatch
 from langedit.models.structure import ModelStructure
 
@@ -146,9 +146,10 @@ class EditableModel:
             )
         offloaded = find_offloaded(self.model, self.weight_name(layer))
         if offloaded is not None:
-            transposed = isinstance(self.projection(layer), Conv1D)
+            transposed = self.stores_transposed(layer)
             offloaded.write(rounded.t().contiguous() if transposed else rounded)
-            return
+            if self.model.get_parameter(self.weight_name(layer)).is_meta:
+                return  # else a pass that was stopped inside of the layer has left it loaded
         with torch.no_grad():
             seen.copy_(rounded)
 
@@ -256,12 +257,7 @@ class EditableModel:
     @property
     def device(self) -> torch.device:
         """Where token ids go: where the input embeddings compute."""
-        embeddings = self.model.get_input_embeddings()
-        weight = embeddings.weight
-        if isinstance(weight, Tensor) and not weight.is_meta:
-            return weight.device
-        names = (name for name, module in self.model.named_modules() if module is embeddings)
-        return compute_device(self.model, next(names, ""))
+        return input_device(self.model)
 
     def projection_device(self, layer: int) -> torch.device:
         """Where the output projection of a layer computes: the device of its keys."""

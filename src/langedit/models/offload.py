@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from langedit.errors import ModelError
 
@@ -84,6 +85,16 @@ def compute_device(model: nn.Module, name: str) -> torch.device:
             if device is not None:
                 return torch.device(device)
     return torch.device("cpu") if some is None else some.device
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where token ids go: where the input embeddings compute."""
+    embeddings = model.get_input_embeddings()
+    weight = embeddings.weight
+    if isinstance(weight, Tensor) and not weight.is_meta:
+        return weight.device
+    names = (name for name, module in model.named_modules() if module is embeddings)
+    return compute_device(model, next(names, ""))
 
 
 def _hooks(module: nn.Module) -> Iterator[Any]:
