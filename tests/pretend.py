@@ -75,8 +75,8 @@ class _EveryOperation(TorchDispatchMode):
         return _run(func, args, kwargs or {})
 
 
-class _TensorFromNumbers(TorchFunctionMode):
-    """torch makes tensors from numbers where no mode sees it: make them here, and copy."""
+class _Numbers(TorchFunctionMode):
+    """Where torch goes from numbers to tensors, or back, unseen: take the way over the CPU."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -84,6 +84,8 @@ class _TensorFromNumbers(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is torch.Tensor.__getitem__ and isinstance(args[1], list):
             args = (args[0], torch.tensor(args[1]))
+        if func is torch.Tensor.tolist:
+            args = (args[0].cpu(),)
         device = kwargs.pop("device", None) if func is torch.tensor else None
         result = func(*args, **kwargs)
         return result if device is None else result.to(device)
@@ -92,7 +94,7 @@ class _TensorFromNumbers(TorchFunctionMode):
 @contextmanager
 def pretend_devices() -> Iterator[None]:
     """Let `lazy:0`, `lazy:1`, ... be devices while inside."""
-    with _EveryOperation(), _TensorFromNumbers():
+    with _EveryOperation(), _Numbers():
         yield
 
 

@@ -87,6 +87,19 @@ def compute_device(model: nn.Module, name: str) -> torch.device:
     return torch.device("cpu") if some is None else some.device
 
 
+def modules_around(model: nn.Module, name: str) -> list[nn.Module]:
+    """A module and those that it is in, innermost first."""
+    parts = name.split(".")
+    return [model.get_submodule(".".join(parts[:end])) for end in range(len(parts), -1, -1)]
+
+
+def unload(module: nn.Module) -> None:
+    """Let go of offloaded weights that a call of the module has loaded and could not unload."""
+    for hook in _hooks(module):
+        if getattr(hook, "offload", False):
+            hook.post_forward(module, None)
+
+
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where token ids go: where the input embeddings compute."""
     embeddings = model.get_input_embeddings()
