@@ -77,7 +77,7 @@ def test_reports_that_go_on_are_put_on_top(monkeypatch):
     summed = []
 
     def counted(base, updates):
-        from langedit.editing.state import sum_updates
+        from langedit.editing.batch import sum_updates
 
         summed.append(len(updates))
         return sum_updates(base, updates)
