@@ -18,11 +18,13 @@ from langedit.evaluation import score_facts
 from langedit.parallel import ALONE, Processes, join_processes
 
 CORPUS = [("en", text) for text in SENTENCES]
+SCORES = ("efficacy", "target_probability", "fluency")
 SMALL = {"prefix_count": 2, "prefix_length": 3}
 RUNS: dict[str, dict[str, Any]] = {
     "one group": {},
     "many groups": {"micro_batch_tokens": 40},
     "memit": {"method": "memit", "micro_batch_tokens": 40},
+    "bfloat16": {"micro_batch_tokens": 40},
     "pooled": {"projection": "pooled", "micro_batch_tokens": 40},
 }
 
@@ -32,17 +34,20 @@ def moments_with(processes: Processes) -> Moments:
     return collect_moments(model, CORPUS, [0, 1], batch_tokens=60, sample=9, processes=processes)
 
 
-def edit_with(processes: Processes, changes: dict[str, Any]) -> dict[str, Any]:
+def edit_with(processes: Processes, name: str) -> dict[str, Any]:
     """Weights after each batch, the report of the last, and scores at the end."""
-    model = tiny_editable("llama")
+    dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
+    model = tiny_editable("llama", dtype=dtype)
     editor = Editor(
-        model, None, settings(**SMALL, **changes), random_moments(model), processes=processes
+        model, None, settings(**SMALL, **RUNS[name]), random_moments(model), processes=processes
     )
     weights = []
     for batch in (FACTS, LATER):
         report = editor.apply(batch)
         weights.append({layer: model.read_weight(layer) for layer in (0, 1)})
-    scores = score_facts(model, (*FACTS, *LATER), processes=processes)
+    facts = (*FACTS, *LATER)
+    scores = score_facts(model, facts, kinds=SCORES, batch_tokens=30, processes=processes)
+    scores += score_facts(model, facts, compat=True, batch_tokens=30, processes=processes)
     digest = model.identity().weights_hash
     editor.undo()
     assert all(torch.equal(model.read_weight(layer), weights[0][layer]) for layer in (0, 1))
@@ -59,7 +64,7 @@ def edit_with(processes: Processes, changes: dict[str, Any]) -> dict[str, Any]:
 def everything(processes: Processes = ALONE) -> dict[str, Any]:
     return {
         "moments": moments_with(processes),
-        "runs": {name: edit_with(processes, changes) for name, changes in RUNS.items()},
+        "runs": {name: edit_with(processes, name) for name in RUNS},
     }
 
 

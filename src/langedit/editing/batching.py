@@ -62,18 +62,3 @@ def release_memory() -> None:
     """Give the memory that torch holds in reserve on a GPU back, after an attempt that failed."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def share_micro_batches(
-    lengths: Sequence[int], max_tokens: int, rows: Sequence[int], shares: int
-) -> list[list[int]]:
-    """Micro-batches, at least as many as there are shares if there are so many items.
-
-    The limit is halved until there are; where it suffices as it is, the groups do not depend on
-    `shares`.
-    """
-    groups = micro_batches(lengths, max_tokens, rows=rows)
-    while len(groups) < min(shares, len(lengths)):
-        max_tokens //= 2
-        groups = micro_batches(lengths, max_tokens, rows=rows)
-    return groups

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from langedit.editing.adam import RowAdam
-from langedit.editing.batching import halve_on_oom, share_micro_batches
+from langedit.editing.batching import halve_on_oom, micro_batches
 from langedit.editing.finite import require_finite_facts
 from langedit.editing.forwards import frozen
 from langedit.editing.requests import EditRequest
@@ -76,16 +76,15 @@ def optimise_targets(
         site: what delta is added to: the output of the last edited layer, as in MEMIT, or of the
             edited projection in it, as in ROME. "Hidden state" then means that output.
         use_cache: as for `SuffixRunner.build`.
-        processes: each optimises its share of the micro-batches; all get the result, other
-            processes' rows on the CPU. With fewer micro-batches than processes smaller ones are
-            made; otherwise they are those of one process.
+        processes: each optimises its share of the micro-batches, which do not depend on their
+            number; all get the result, other processes' rows on the CPU.
 
     Raises:
         NumericalError: a loss or a target is not finite; the message names the fact.
     """
     widths = [_suffix_length(request) for request in requests]
     rows = [1 + sum(len(member.prompts) for member in request.members) for request in requests]
-    groups = share_micro_batches(widths, config.micro_batch_tokens, rows, processes.count)
+    groups = micro_batches(widths, config.micro_batch_tokens, rows=rows)
 
     def optimise(group: list[int]) -> Targets:
         return _optimise([requests[i] for i in group], model, config, site, use_cache)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from langedit.evaluation.definitions import METRICS, Role, check_kinds
 from langedit.evaluation.forced import encode_all
@@ -80,23 +80,6 @@ class Questions:
         """The same for the first facts only."""
         asked = tuple(question for question in self.asked if question.fact < count)
         return Questions(facts=self.facts[:count], kinds=self.kinds, asked=asked)
-
-    def numbers(self, facts: Sequence[int]) -> list[int]:
-        """Numbers of the questions about some facts, fact after fact."""
-        of_fact: list[list[int]] = [[] for _ in self.facts]
-        for number, question in enumerate(self.asked):
-            of_fact[question.fact].append(number)
-        return [number for fact in facts for number in of_fact[fact]]
-
-    def of_facts(self, facts: Sequence[int]) -> Questions:
-        """The same for some facts, which are numbered anew in the order given."""
-        place = {fact: at for at, fact in enumerate(facts)}
-        asked = [self.asked[number] for number in self.numbers(facts)]
-        return Questions(
-            facts=tuple(self.facts[fact] for fact in facts),
-            kinds=self.kinds,
-            asked=tuple(replace(question, fact=place[question.fact]) for question in asked),
-        )
 
 
 def _of_fact(fact: Fact) -> Iterator[tuple[Role, str, str]]:

@@ -92,7 +92,8 @@ def score_facts(
         compat: score as the published zsRE evaluation does, with its habits of tokenisation
             (`langedit.evaluation.compat`); for the three scores of the paper only.
         batch_tokens: padded tokens in one forward pass.
-        processes: each scores its share of the facts; all get every score.
+        processes: each runs its share of the forward passes, which do not depend on their number;
+            all get every score.
 
     Returns:
         One score a fact, in order.
@@ -101,17 +102,12 @@ def score_facts(
         TokenError: a text has no tokens of its own.
         ValueError: an unknown kind, one that `compat` does not have, or answers to other questions.
     """
-    if before is not None and len(before.questions.facts) != len(facts):
-        raise ValueError("expected the unedited model's answers to the same questions")
-
-    def score(numbers: Sequence[int]) -> Sequence[Mapping[str, float | None]]:
-        own = [facts[number] for number in numbers]
-        if compat:
-            return compat_values(model, own, kinds, batch_tokens=batch_tokens)
-        answers = ask(model, Questions.of(model, own, kinds), batch_tokens=batch_tokens)
-        return answers.values(None if before is None else before.of_facts(numbers))
-
-    return fact_scores(facts, processes.spread(range(len(facts)), score))
+    if compat:
+        found = compat_values(model, facts, kinds, batch_tokens=batch_tokens, processes=processes)
+        return fact_scores(facts, found)
+    questions = Questions.of(model, facts, kinds)
+    answers = ask(model, questions, batch_tokens=batch_tokens, processes=processes)
+    return fact_scores(facts, answers.values(before))
 
 
 def fact_scores(
