@@ -5,6 +5,7 @@ Nothing heavy is imported here: `langedit --help` answers before torch would be 
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -28,10 +29,13 @@ from langedit.cli import (
     undo,
     validate,
 )
-from langedit.errors import LangEditError
+from langedit.errors import ConfigError, LangEditError
+from langedit.parallel import is_first_process
 
 USER_ERROR = 2
 INTERRUPTED = 130
+TOGETHER = ("stats", "edit")
+"""Commands that several processes run together."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -105,6 +109,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     _version: Annotated[
         bool,
         typer.Option(
@@ -119,13 +124,25 @@ def options(
     Your own model: collect its second moments once with langedit stats, then edit with langedit
     edit. The --help of each command has examples.
     """
+    name = context.invoked_subcommand
+    if name not in TOGETHER and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError(
+            f"langedit {name} runs as one process, but a launcher has started "
+            f"{os.environ['WORLD_SIZE']}; start it without one ({' and '.join(TOGETHER)} take "
+            "several)"
+        )
 
 
 def main() -> None:
-    """Run the command line: a user's mistake ends with one message and exit code 2."""
+    """Run the command line: a user's mistake ends with one message and exit code 2.
+
+    Of several processes the first one speaks where all raise the same error.
+    """
     try:
         app()
     except LangEditError as error:
+        if error.everywhere and not is_first_process():
+            raise SystemExit(USER_ERROR) from None
         print(f"langedit: {error}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except KeyboardInterrupt:
