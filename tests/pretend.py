@@ -10,7 +10,7 @@ has no kernels for here, and differentiates without asking for a driver.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "lazy"
 CPU = torch.device("cpu")
@@ -99,7 +98,8 @@ def pretend_devices() -> Iterator[None]:
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+    tensors: list[Tensor] = []
+    _each((args, kwargs), lambda value: tensors.append(value) or value)
     name = func._schema.name.removeprefix("aten::")
     target = kwargs.get("device")
     target = None if target is None else torch.device(target)
@@ -116,16 +116,27 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if target is not None and target.type == NAME:
         kwargs = kwargs | {"device": CPU}
     inners = {id(t.inner): t for t in tensors if isinstance(t, Pretend)}
-    opened_args, opened_kwargs = tree_map(
-        lambda value: value.inner if isinstance(value, Pretend) else value, (args, kwargs)
+    opened_args, opened_kwargs = _each(
+        (args, kwargs), lambda value: value.inner if isinstance(value, Pretend) else value
     )
     result = func(*opened_args, **opened_kwargs)
 
     def close(value: Any) -> Any:
-        if not isinstance(value, Tensor) or isinstance(value, Pretend):
+        if isinstance(value, Pretend):
             return value
         if id(value) in inners:
             return inners[id(value)]
         return Pretend(value, place) if place.type == NAME else value
 
-    return tree_map(close, result)
+    return _each(result, close)
+
+
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Change every tensor in nested lists, tuples and dictionaries; torch's own way is slow."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) in (list, tuple):
+        return type(value)(_each(part, change) for part in value)
+    if type(value) is dict:
+        return {name: _each(part, change) for name, part in value.items()}
+    return value

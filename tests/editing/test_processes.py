@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from jobs.edit_tiny import RUNS, everything
-from processes import JOBS, torchrun
+from jobs.edit_tiny import GOAL, RUNS, everything
+from processes import JOBS, side_by_side
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,8 @@ def alone() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     output: Path = tmp_path_factory.mktemp("two") / "found.pt"
-    ended = torchrun(JOBS / "edit_tiny.py", output)
-    assert ended.code == 0, ended.err
+    for ended in side_by_side(JOBS / "edit_tiny.py", output):
+        assert ended.code == 0, ended.err
     found: dict[str, Any] = torch.load(output, weights_only=False)
     return found
 
@@ -41,10 +41,11 @@ def test_the_same_bits_given_the_same_moments(
     assert figures[0] == figures[1]
 
 
+@pytest.mark.parametrize("way", ["moments", "until"])
 def test_moments_differ_by_the_order_of_a_float64_sum(
-    alone: dict[str, Any], two: dict[str, Any]
+    alone: dict[str, Any], two: dict[str, Any], way: str
 ) -> None:
-    mine, theirs = alone["moments"], two["moments"]
+    mine, theirs = alone[way], two[way]
     assert (mine.corpus, mine.identity) == (theirs.corpus, theirs.identity)
     for layer, own in mine.layers.items():
         other = theirs.layers[layer]
@@ -52,3 +53,13 @@ def test_moments_differ_by_the_order_of_a_float64_sum(
         assert torch.equal(own.sample, other.sample)
         scale = own.moment.mean.abs().max()
         assert (own.moment.mean - other.moment.mean).abs().max() <= 1e-14 * scale
+
+
+def test_both_stop_at_the_same_look(alone: dict[str, Any], two: dict[str, Any]) -> None:
+    for found in (alone["until"], two["until"]):
+        for layer in found.layers.values():
+            assert layer.angle.degrees < GOAL.degrees
+            assert layer.angle.tokens == layer.moment.count < 4000
+    for layer, own in alone["until"].layers.items():
+        other = two["until"].layers[layer]
+        assert own.angle.degrees == pytest.approx(other.angle.degrees, rel=1e-6)

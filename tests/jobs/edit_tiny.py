@@ -6,6 +6,7 @@ Process 0 writes what they found: moments, and weights and scores of several run
 from __future__ import annotations
 
 import sys
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,33 @@ import torch
 from edits import FACTS, LATER, random_moments, settings
 from tiny import SENTENCES, tiny_editable
 
-from langedit.editing import Editor, Moments, collect_moments
+from langedit.editing import AngleGoal, Editor, Moments, collect_moments
 from langedit.evaluation import score_facts
 from langedit.parallel import ALONE, Processes, join_processes
 
 CORPUS = [("en", text) for text in SENTENCES]
 SCORES = ("efficacy", "target_probability", "fluency")
-SMALL = {"prefix_count": 2, "prefix_length": 3}
+SMALL = {"prefix_count": 2, "prefix_length": 3, "value_steps": 3}
 RUNS: dict[str, dict[str, Any]] = {
-    "one group": {},
-    "many groups": {"micro_batch_tokens": 40},
-    "memit": {"method": "memit", "micro_batch_tokens": 40},
+    "one group": {"method": "memit"},
     "bfloat16": {"micro_batch_tokens": 40},
     "pooled": {"projection": "pooled", "micro_batch_tokens": 40},
 }
+GOAL = AngleGoal(degrees=60, null_share=0.3)
 
 
 def moments_with(processes: Processes) -> Moments:
     model = tiny_editable()
     return collect_moments(model, CORPUS, [0, 1], batch_tokens=60, sample=9, processes=processes)
+
+
+def moments_until(processes: Processes) -> Moments:
+    """So much of an endless corpus as the angle asks for."""
+    model = tiny_editable()
+    corpus = ((language, text) for text in cycle(SENTENCES) for language in ("en", "de"))
+    return collect_moments(
+        model, corpus, [0, 1], batch_tokens=60, max_tokens=4000, until=GOAL, processes=processes
+    )
 
 
 def edit_with(processes: Processes, name: str) -> dict[str, Any]:
@@ -64,6 +73,7 @@ def edit_with(processes: Processes, name: str) -> dict[str, Any]:
 def everything(processes: Processes = ALONE) -> dict[str, Any]:
     return {
         "moments": moments_with(processes),
+        "until": moments_until(processes),
         "runs": {name: edit_with(processes, name) for name in RUNS},
     }
 

@@ -1,15 +1,20 @@
-"""What processes tell each other, as JSON from process 0: `python together.py OUTPUT`."""
+"""What processes tell each other, as JSON from process 0: `python together.py OUTPUT`.
+
+Then the last process stops for good, and the others say what they make of that.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from langedit.errors import FactError
+from langedit.errors import FactError, ProcessError
 from langedit.parallel import Processes, join_processes
 
 
@@ -63,4 +68,11 @@ if __name__ == "__main__":
         found = everyone.spread(range(everyone.count), lambda _: [mine])
         if everyone.is_first:
             Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
+        if everyone.rank == everyone.count - 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            everyone.together(lambda: None)
+        except ProcessError as error:
+            print(error, flush=True)
     assert not torch.distributed.is_initialized()
+    os._exit(3)

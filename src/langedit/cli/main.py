@@ -5,7 +5,6 @@ Nothing heavy is imported here: `langedit --help` answers before torch would be 
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -29,13 +28,12 @@ from langedit.cli import (
     undo,
     validate,
 )
-from langedit.errors import ConfigError, LangEditError
+from langedit.cli.one_process import TOGETHER, require_one_process
+from langedit.errors import LangEditError
 from langedit.parallel import is_first_process
 
 USER_ERROR = 2
 INTERRUPTED = 130
-TOGETHER = ("stats", "edit")
-"""Commands that several processes run together."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,6 +48,7 @@ stats_app = typer.Typer(
 stats_app.command(stats_store.COLLECT, epilog=stats.EXAMPLES)(stats.run)
 stats_app.command("push", epilog=stats_store.PUSH_EXAMPLES)(stats_store.push)
 stats_app.command("pull", epilog=stats_store.PULL_EXAMPLES)(stats_store.pull)
+stats_app.callback()(stats_store.only_collecting_together)
 app.add_typer(
     stats_app,
     name="stats",
@@ -124,13 +123,8 @@ def options(
     Your own model: collect its second moments once with langedit stats, then edit with langedit
     edit. The --help of each command has examples.
     """
-    name = context.invoked_subcommand
-    if name not in TOGETHER and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError(
-            f"langedit {name} runs as one process, but a launcher has started "
-            f"{os.environ['WORLD_SIZE']}; start it without one ({' and '.join(TOGETHER)} take "
-            "several)"
-        )
+    if context.invoked_subcommand not in TOGETHER:
+        require_one_process(str(context.invoked_subcommand))
 
 
 def main() -> None:
