@@ -25,6 +25,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "one group": {"method": "memit"},
     "bfloat16": {"micro_batch_tokens": 40},
     "pooled": {"projection": "pooled", "micro_batch_tokens": 40},
+    "rome": {"method": "rome", "layers": (1,), "micro_batch_tokens": 40},
+    "rect": {"method": "rect", "micro_batch_tokens": 40},
+    "prune": {"method": "prune", "micro_batch_tokens": 40},
+    "ft-l": {"method": "ft-l", "ft_steps": 3},
 }
 GOAL = AngleGoal(degrees=60, null_share=0.3)
 
