@@ -7,10 +7,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
+from langedit.cli.main import app
 from langedit.cli.settings import read_settings, shipped_names
 from langedit.editing import EditConfig
 from langedit.facts import read_facts
+from langedit.models.placement import Placement
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -65,3 +68,24 @@ def test_shipped_settings_are_named_in_the_readme():
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     assert shipped_names()
     assert [name for name in shipped_names() if f"`{name}`" not in readme] == []
+
+
+def test_device_maps_are_read(tmp_path):
+    found = []
+    for block in blocks("distributed.md", "json"):
+        path = tmp_path / "map.json"
+        path.write_text(block, encoding="utf-8")
+        found.append(Placement.of(str(path)))
+    assert [placement.max_memory for placement in found] == [None, {0: "18GiB", "cpu": "60GiB"}]
+    assert found[0].arguments()["device_map"]["lm_head"] == "disk"
+
+
+def test_commands_for_several_processes_have_no_unknown_option():
+    lines = [line for block in blocks("distributed.md", "sh") for line in block.splitlines()]
+    commands = [re.sub(r"^(.* )?langedit ", "", line).rstrip("'").split() for line in lines]
+    assert len(commands) >= 6
+    group = typer.main.get_command(app)
+    for name, *arguments in commands:
+        command = group.get_command(group.make_context("langedit", [name]), name)
+        command = getattr(command, "commands", {}).get("collect", command)  # stats is a group
+        assert command.make_context(name, arguments).params["model"] in ("./my-model", "bundled")

@@ -10,12 +10,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress(title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def progress(
+    title: str, total: int | None = None, *, shown: bool = True
+) -> Iterator[Callable[[int], None]]:
     """Show a bar on the error stream while the body runs; it disappears afterwards.
 
     Args:
         title: What is being done.
         total: How many steps there are; None where that is not known.
+        shown: False for processes that leave it to another one.
 
     Yields:
         A function that is told how many steps are done in all.
@@ -27,7 +30,7 @@ def progress(title: str, total: int | None = None) -> Iterator[Callable[[int], N
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     )
     with bar:
         task = bar.add_task(title, total=total)

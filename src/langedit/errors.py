@@ -10,6 +10,7 @@ LangEditError
 ├── RecordError        a record of edits is missing, damaged or does not fit what is asked of it
 ├── OutputError        results cannot be written where they were asked for
 ├── WorkspaceError     a workspace is damaged, locked, of another version, or cannot be written
+├── ProcessError       of several processes one ended, fell silent or has other inputs
 └── NumericalError     a value became non-finite or a guarantee does not hold
 """
 
@@ -17,7 +18,13 @@ from __future__ import annotations
 
 
 class LangEditError(Exception):
-    """Base class: says what was expected, what came, and what to do."""
+    """Base class: says what was expected, what came, and what to do.
+
+    Attributes:
+        everywhere: whether every process of a run raises it, so that one may speak for all.
+    """
+
+    everywhere: bool = False
 
 
 class ConfigError(LangEditError):
@@ -54,6 +61,10 @@ class OutputError(LangEditError):
 
 class WorkspaceError(LangEditError):
     """A workspace is damaged, locked, of another version or model, or cannot be written."""
+
+
+class ProcessError(LangEditError):
+    """Of several processes one ended, fell silent, or was given something else."""
 
 
 class NumericalError(LangEditError):

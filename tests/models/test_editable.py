@@ -126,7 +126,7 @@ def replace_weight(editable, weight):
         (torch.zeros(32, 48, dtype=torch.int8), "quantised"),
         (torch.zeros(32 * 24, 1, dtype=torch.uint8), "quantised"),
         (torch.zeros(32, 48, dtype=torch.float8_e4m3fn), "quantised"),
-        (torch.zeros(32, 48, device="meta"), "offloaded"),
+        (torch.zeros(32, 48, device="meta"), "never loaded"),
     ],
 )
 def test_weights_that_cannot_be_edited_say_why(weight, message):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from langedit.errors import ConfigError, ModelError, StructureError, TokenError
-from langedit.models import load_model, loading, pad_batch
+from langedit.models import load_model, loading, pad_batch, placement
 
 WEIGHT = "model.layers.1.mlp.down_proj.weight"
 
@@ -58,25 +58,6 @@ def test_device_map(checkpoint):
     editable = load_model(checkpoint, device_map="cpu")
     assert editable.device == torch.device("cpu")
     assert editable.logits(pad_batch([[5, 6]], 0)).shape[:2] == (1, 2)
-
-
-def test_an_offloaded_layer_says_so(checkpoint, tmp_path):
-    pytest.importorskip("accelerate")
-    device_map = {
-        "model.embed_tokens": "cpu",
-        "model.layers.0": "cpu",
-        "model.layers.1": "disk",
-        "model.layers.2": "cpu",
-        "model.norm": "cpu",
-        "model.rotary_emb": "cpu",
-        "lm_head": "cpu",
-    }
-    editable = load_model(checkpoint, device_map=device_map)
-    assert editable.read_weight(0).shape == (tiny.D_MODEL, tiny.D_IN)
-    with pytest.raises(ModelError, match="offloaded"):
-        editable.read_weight(1)
-    with pytest.raises(ModelError, match="offload"):
-        editable.identity()
 
 
 def test_structure_can_be_named(checkpoint):
@@ -187,7 +168,7 @@ def test_a_slow_tokenizer(checkpoint, monkeypatch):
 def test_settings_are_checked_first(checkpoint, monkeypatch):
     with pytest.raises(ConfigError, match=r"one of auto, float32, bfloat16, float16, got 'int8'"):
         load_model(checkpoint, dtype="int8")
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(placement.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match="pip install accelerate"):
         load_model(checkpoint, device_map="auto")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from langedit.editing.corpus import read_corpus
 from langedit.errors import ConfigError
 from langedit.folders import check_output, whole_folder
 from langedit.linalg import NullSpaceAngle
+from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 from langedit.profiler import Profiler
 
 PROFILE = "profile.json"
@@ -89,24 +91,17 @@ class CollectOutcome:
     profiler: Profiler | None
 
 
-def collect(options: CollectOptions) -> CollectOutcome:
+def collect(options: CollectOptions, processes: Processes = ALONE) -> CollectOutcome:
     """Collect second moments and write them to a folder that appears when it is complete.
+
+    Of several processes all make this call; the first one writes.
 
     Raises:
         LangEditError: An option cannot be used; nothing is written.
     """
-    check_output(options.output)
-    goal = options.goal()
-    corpus = read_corpus(options.sources)
-    model = load_named(
-        options.model,
-        revision=options.revision,
-        dtype=options.dtype,
-        device_map=options.device_map,
-        structure=options.structure,
-    )
+    goal, corpus, model = processes.together(lambda: _prepare(options, processes))
     profiler = Profiler(model.device) if options.profile else None
-    with progress("tokens", options.max_tokens) as done:
+    with progress("tokens", options.max_tokens, shown=processes.is_first) as done:
         moments = collect_moments(
             model,
             corpus,
@@ -118,13 +113,36 @@ def collect(options: CollectOptions) -> CollectOutcome:
             progress=done,
             until=goal,
             profiler=profiler,
+            processes=processes,
         )
-    with whole_folder(options.output) as folder:
-        moments.save(folder)
-        if profiler is not None:
-            text = json.dumps(profiler.to_dict(), indent=2)
+    outcome = CollectOutcome(moments=moments, profiler=profiler)
+    processes.only_first(lambda: _save(outcome, options.output))
+    return outcome
+
+
+def _prepare(
+    options: CollectOptions, processes: Processes
+) -> tuple[AngleGoal | None, Iterator[tuple[str, str]], EditableModel]:
+    """Check the options, open the corpus and load the model."""
+    check_output(options.output)
+    goal = options.goal()
+    corpus = read_corpus(options.sources)
+    model = load_named(
+        options.model,
+        revision=options.revision,
+        dtype=options.dtype,
+        device_map=processes.place(options.device_map),
+        structure=options.structure,
+    )
+    return goal, corpus, model
+
+
+def _save(outcome: CollectOutcome, output: Path) -> None:
+    with whole_folder(output) as folder:
+        outcome.moments.save(folder)
+        if outcome.profiler is not None:
+            text = json.dumps(outcome.profiler.to_dict(), indent=2)
             (folder / PROFILE).write_text(text + "\n", encoding="utf-8")
-    return CollectOutcome(moments=moments, profiler=profiler)
 
 
 def _note_angles(tokens: int, angles: Mapping[int, NullSpaceAngle]) -> None:

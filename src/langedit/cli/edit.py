@@ -23,6 +23,9 @@ Examples:
   langedit edit --model meta-llama/Meta-Llama-3-8B --facts facts.jsonl \\
     --moments ./moments --config llama3-8b --dtype bfloat16 --device-map cuda \\
     --output ./edited
+\b
+  torchrun --nproc-per-node 4 -m langedit edit --model ./my-model --facts facts.jsonl \\
+    --moments ./moments --device-map cuda --output ./edited
 """
 
 
@@ -78,6 +81,7 @@ def run(
     from langedit.cli.plan import EditOptions
     from langedit.cli.quiet import quiet_transformers
     from langedit.cli.show import show_outcome
+    from langedit.parallel import join_processes
 
     options = EditOptions(
         model=model,
@@ -96,4 +100,7 @@ def run(
         profile=profile,
     )
     quiet_transformers()
-    show_outcome(edit_model(options))
+    with join_processes() as processes:
+        outcome = edit_model(options, processes)
+    if processes.is_first:
+        show_outcome(outcome)

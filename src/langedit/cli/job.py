@@ -22,6 +22,8 @@ from langedit.evaluation import (
     score_facts,
 )
 from langedit.folders import whole_folder
+from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 from langedit.profiler import Profiler
 from langedit.workspace import run_stream
 
@@ -56,20 +58,31 @@ class EditOutcome:
         return max((value for value in found if value is not None), default=None)
 
 
-def edit_model(options: EditOptions) -> EditOutcome:
+def edit_model(options: EditOptions, processes: Processes = ALONE) -> EditOutcome:
     """Edit a model and write it to a folder that appears when it is complete.
+
+    Of several processes all make this call; the first one writes.
 
     Raises:
         LangEditError: Something cannot be used or fails; nothing is written.
     """
-    plan = make_plan(options)
-    editor = _load_editor(plan)
-    _check_tokens(editor, plan)
-    with progress("scoring"):
+    shown = processes.is_first
+    plan, model = processes.together(lambda: _prepare(options, processes))
+    editor = Editor(
+        model,
+        None,
+        plan.config,
+        plan.moments,
+        plan.prefixes,
+        profiler=Profiler(model.device) if options.profile else None,
+        processes=processes,
+    )
+    processes.together(lambda: _check_tokens(editor.model, plan))
+    with progress("scoring", shown=shown):
         before, plain_before = _scores(editor, plan)
-    with progress("editing batches", len(plan.batches)) as done:
+    with progress("editing batches", len(plan.batches), shown=shown) as done:
         run_stream(editor, plan.batches, retention=False, on_step=lambda step: done(step.index + 1))
-    with progress("scoring"):
+    with progress("scoring", shown=shown):
         after, plain_after = _scores(editor, plan)
     outcome = EditOutcome(
         plan=plan,
@@ -79,39 +92,45 @@ def edit_model(options: EditOptions) -> EditOutcome:
         plain_before=plain_before,
         plain_after=plain_after,
     )
-    with whole_folder(options.output) as folder:
-        editor.save_pretrained(folder, scores=[score.shares() for score in after])
-        text = json.dumps(_report(outcome), ensure_ascii=False, indent=2)
-        (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+    processes.only_first(lambda: _save(outcome))
     return outcome
 
 
-def _load_editor(plan: EditPlan) -> Editor:
-    options = plan.options
+def _prepare(options: EditOptions, processes: Processes) -> tuple[EditPlan, EditableModel]:
+    """Read and check the options, and load the model."""
+    plan = make_plan(options, show=processes.is_first)
     model = load_named(
         options.model,
         revision=options.revision,
         dtype=options.dtype,
-        device_map=options.device_map,
+        device_map=processes.place(options.device_map),
         structure=plan.config.structure,
     )
-    profiler = Profiler(model.device) if options.profile else None
-    return Editor(model, None, plan.config, plan.moments, plan.prefixes, profiler=profiler)
+    return plan, model
 
 
 def _scores(editor: Editor, plan: EditPlan) -> tuple[tuple[FactScore, ...], tuple[FactScore, ...]]:
     """Scores as the facts are edited and, where that is in a chat, also as plain text."""
-    own = tuple(score_facts(editor.model, plan.facts))
-    if editor.model.chat is None:
+    model, processes = editor.model, editor.processes
+    own = tuple(score_facts(model, plan.facts, processes=processes))
+    if model.chat is None:
         return own, ()
-    return own, tuple(score_facts(editor.model.with_chat(None), plan.facts))
+    return own, tuple(score_facts(model.with_chat(None), plan.facts, processes=processes))
 
 
-def _check_tokens(editor: Editor, plan: EditPlan) -> None:
+def _save(outcome: EditOutcome) -> None:
+    with whole_folder(outcome.plan.options.output) as folder:
+        scores = [score.shares() for score in outcome.after]
+        outcome.editor.save_pretrained(folder, scores=scores)
+        text = json.dumps(_report(outcome), ensure_ascii=False, indent=2)
+        (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+
+
+def _check_tokens(model: EditableModel, plan: EditPlan) -> None:
     """See that every fact fits the model before time is spent on the first."""
     for fact in plan.facts:
         try:
-            prepare_request(editor.model, fact, (), plan.config)
+            prepare_request(model, fact, (), plan.config)
         except TokenError as error:
             raise TokenError(f"fact {fact_name(fact)!r} cannot be edited: {error}") from error
 

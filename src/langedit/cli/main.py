@@ -28,7 +28,9 @@ from langedit.cli import (
     undo,
     validate,
 )
+from langedit.cli.one_process import TOGETHER, require_one_process
 from langedit.errors import LangEditError
+from langedit.parallel import is_first_process
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -46,6 +48,7 @@ stats_app = typer.Typer(
 stats_app.command(stats_store.COLLECT, epilog=stats.EXAMPLES)(stats.run)
 stats_app.command("push", epilog=stats_store.PUSH_EXAMPLES)(stats_store.push)
 stats_app.command("pull", epilog=stats_store.PULL_EXAMPLES)(stats_store.pull)
+stats_app.callback()(stats_store.only_collecting_together)
 app.add_typer(
     stats_app,
     name="stats",
@@ -105,6 +108,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     _version: Annotated[
         bool,
         typer.Option(
@@ -119,13 +123,20 @@ def options(
     Your own model: collect its second moments once with langedit stats, then edit with langedit
     edit. The --help of each command has examples.
     """
+    if context.invoked_subcommand not in TOGETHER:
+        require_one_process(str(context.invoked_subcommand))
 
 
 def main() -> None:
-    """Run the command line: a user's mistake ends with one message and exit code 2."""
+    """Run the command line: a user's mistake ends with one message and exit code 2.
+
+    Of several processes the first one speaks where all raise the same error.
+    """
     try:
         app()
     except LangEditError as error:
+        if error.everywhere and not is_first_process():
+            raise SystemExit(USER_ERROR) from None
         print(f"langedit: {error}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except KeyboardInterrupt:

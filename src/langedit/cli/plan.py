@@ -80,15 +80,19 @@ class EditPlan:
         return tuple(fact for batch in self.batches for fact in batch)
 
 
-def make_plan(options: EditOptions) -> EditPlan:
-    """Read and check what the options name; rejected rows are told on the error stream.
+def make_plan(options: EditOptions, *, show: bool = True) -> EditPlan:
+    """Read and check what the options name.
+
+    Args:
+        options: As given.
+        show: Whether to tell rejected rows on the error stream.
 
     Raises:
         LangEditError: Something cannot be used; nothing has been written.
     """
     check_output(options.output)
     file = read_facts(options.facts, strict=options.strict)
-    for row in file.rejected:
+    for row in file.rejected if show else ():
         note(f"rejected {row}")
     batches = tuple(make_batches(file.facts, options.batch_size))
     for batch in batches:

@@ -10,6 +10,7 @@ import typer
 from langedit.cli.options import DeviceMap, Dtype, Model, Profile, Revision
 
 if TYPE_CHECKING:
+    from langedit.cli.collect import CollectOptions, CollectOutcome
     from langedit.editing import Moments
 
 EXAMPLES = """\b
@@ -22,6 +23,9 @@ Examples:
   langedit stats --model meta-llama/Meta-Llama-3-8B \\
     --text en=hf:wikimedia/wikipedia:20231101.en --layers 4-8 --dtype bfloat16 \\
     --device-map cuda --max-tokens 10000000 --output ./moments
+\b
+  torchrun --nproc-per-node 4 -m langedit stats --model ./my-model --text ./text \\
+    --layers 4-8 --device-map cuda --output ./moments
 """
 
 
@@ -92,37 +96,43 @@ def run(
     from langedit.cli.collect import CollectOptions, collect
     from langedit.cli.options import parse_degrees, parse_numbers, parse_structure
     from langedit.cli.quiet import quiet_transformers
+    from langedit.parallel import join_processes
 
     quiet_transformers()
-    outcome = collect(
-        CollectOptions(
-            model=model,
-            sources=tuple(text),
-            layers=parse_numbers(layers),
-            output=output,
-            max_tokens=max_tokens,
-            batch_tokens=batch_tokens,
-            max_length=max_length,
-            seed=seed,
-            dtype=dtype,
-            device_map=device_map,
-            revision=revision,
-            structure=parse_structure(structure or ()),
-            until_angle=None if until_angle is None else parse_degrees(until_angle),
-            null_share=null_share,
-            null_threshold=null_threshold,
-            profile=profile,
-        )
+    options = CollectOptions(
+        model=model,
+        sources=tuple(text),
+        layers=parse_numbers(layers),
+        output=output,
+        max_tokens=max_tokens,
+        batch_tokens=batch_tokens,
+        max_length=max_length,
+        seed=seed,
+        dtype=dtype,
+        device_map=device_map,
+        revision=revision,
+        structure=parse_structure(structure or ()),
+        until_angle=None if until_angle is None else parse_degrees(until_angle),
+        null_share=null_share,
+        null_threshold=null_threshold,
+        profile=profile,
     )
+    with join_processes() as processes:
+        outcome = collect(options, processes)
+    if processes.is_first:
+        _show(outcome, options)
+
+
+def _show(outcome: CollectOutcome, options: CollectOptions) -> None:
     if outcome.profiler is not None:
         from rich.console import Console
 
         from langedit.reporting import profile_table
 
         Console().print(profile_table(outcome.profiler))
-    typer.echo(_summary(outcome.moments, output))
-    if until_angle is not None:
-        typer.echo(_angle_line(outcome.moments, parse_degrees(until_angle)))
+    typer.echo(_summary(outcome.moments, options.output))
+    if options.until_angle is not None:
+        typer.echo(_angle_line(outcome.moments, options.until_angle))
 
 
 def _summary(moments: Moments, output: Path) -> str:

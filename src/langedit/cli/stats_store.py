@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from langedit.cli.one_process import require_one_process
 from langedit.cli.options import Revision
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ class StatsGroup(TyperGroup):
         return super().parse_args(
             ctx, args if args[:1] and args[0] in self.commands else [COLLECT, *args]
         )
+
+
+def only_collecting_together(context: typer.Context) -> None:
+    """Several processes collect together; one pushes or pulls."""
+    if context.invoked_subcommand != COLLECT:
+        require_one_process(f"stats {context.invoked_subcommand}")
 
 
 def push(

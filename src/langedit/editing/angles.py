@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from langedit.errors import ConfigError
 from langedit.linalg import NullSpaceAngle, NullSpaceProjector, SecondMoment, principal_angles
+from langedit.parallel import ALONE, Processes
+
+Halves = Mapping[int, tuple[SecondMoment, SecondMoment]]
+"""Layer -> moments of two halves of a corpus."""
 
 # A look costs two eigendecompositions a layer; sizes grow by this, so there are few.
 _GROWTH = 1.5
@@ -76,22 +80,30 @@ class AngleWatch:
         """Whether it is time for a look."""
         return tokens >= self._next
 
-    def look(self, tokens: int, halves: Mapping[int, tuple[SecondMoment, SecondMoment]]) -> bool:
-        """Measure the angle of every layer; whether all of them are small enough."""
+    def look(self, tokens: int, halves: Halves, processes: Processes = ALONE) -> bool:
+        """Measure the angle of every layer; whether all of them are small enough.
+
+        Args:
+            tokens: how many there are in both halves.
+            halves: layer -> the moments of both; the same in all processes.
+            processes: each measures its share of the layers; all get the angles, and so decide
+                alike. The first one tells the goal's `on_look`.
+        """
         self._next = math.ceil(_GROWTH * tokens)
         if not halves:
             return False
-        self._found = {layer: self._goal.measure(*pair) for layer, pair in halves.items()}
-        if self._goal.on_look is not None:
+        angles = processes.spread(
+            list(halves), lambda own: [self._goal.measure(*halves[layer]) for layer in own]
+        )
+        self._found = dict(zip(halves, angles, strict=True))
+        if self._goal.on_look is not None and processes.is_first:
             self._goal.on_look(tokens, self._found)
-        return all(angle.degrees < self._goal.degrees for angle in self._found.values())
+        return all(angle.degrees < self._goal.degrees for angle in angles)
 
     def last(
-        self,
-        tokens: int,
-        halves: Callable[[], Mapping[int, tuple[SecondMoment, SecondMoment]]],
+        self, tokens: int, halves: Callable[[], Halves], processes: Processes = ALONE
     ) -> dict[int, NullSpaceAngle]:
         """The angles of the whole sample, measured now if the last look was at fewer tokens."""
         if any(angle.tokens != tokens for angle in self._found.values()) or not self._found:
-            self.look(tokens, halves())
+            self.look(tokens, halves(), processes)
         return self._found

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,11 +17,14 @@ from langedit.editing.targets import Targets, optimise_targets
 from langedit.errors import NumericalError
 from langedit.linalg import DenseUpdate, Update, row_major
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 from langedit.profiler import Profiler, timed
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
     from langedit.editing.methods.base import LayerState
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +74,8 @@ class BatchJob:
         base: layer -> (d_out, d_in) weight before the first batch.
         weights: layer -> (d_out, d_in) weight so far, not rounded to the model's precision.
         given: (n, d_model) targets known from an earlier run; `None`: find them.
+        processes: that edit together. All call `edit` and write every layer; the first one alone
+            solves and has `states` (`first`, `remember`).
         seconds: stage -> wall-clock seconds, filled by `timed`.
         profiler: also told of the stages, if there is one.
     """
@@ -82,6 +87,7 @@ class BatchJob:
     base: Mapping[int, Tensor]
     weights: Mapping[int, Tensor]
     given: Tensor | None = None
+    processes: Processes = ALONE
     seconds: dict[str, float] = field(default_factory=dict)
     profiler: Profiler | None = None
 
@@ -90,6 +96,14 @@ class BatchJob:
         """Add what is spent inside to "prepare", "targets", "keys", "solve" or "advance"."""
         with timed(self.seconds, stage, self.profiler):
             yield
+
+    def first(self, work: Callable[[], T]) -> T:
+        """Let the first process solve; all get the result, the others with tensors on the CPU."""
+        return self.processes.first(work)
+
+    def remember(self, work: Callable[[], Mapping[int, LayerState]]) -> Mapping[int, LayerState]:
+        """Let the first process, which alone remembers, make the states; empty in the others."""
+        return self.processes.only_first(work) or {}
 
     def find_targets(
         self, site: Literal["layer", "projection"] = "layer"
@@ -107,7 +121,9 @@ class BatchJob:
                 fails.
         """
         if self.given is None:
-            targets = optimise_targets(self.model, self.requests, self.config, site=site)
+            targets = optimise_targets(
+                self.model, self.requests, self.config, site=site, processes=self.processes
+            )
             return targets, targets.target_hidden
         expected = (len(self.requests), self.model.structure.d_model)
         if tuple(self.given.shape) != expected or not bool(torch.isfinite(self.given).all()):
@@ -147,6 +163,9 @@ class BatchJob:
             NumericalError: the update, or the weight as it is stored, is not finite; the message
                 names the fact, or the facts of the batch where it is not one fact's doing.
         """
+        return self.processes.together(lambda: self._add(layer, keys, update))
+
+    def _add(self, layer: int, keys: Tensor, update: Update) -> LayerEdit:
         before = self.weights[layer]
         rounded = single_precision(update, self.requests, layer)
         rounded = row_major(rounded.to(device=before.device))
@@ -162,7 +181,7 @@ class BatchJob:
         """Write every layer with its update added, then read the keys in the edited model."""
         unread = torch.empty(0)
         edits = {layer: self.add(layer, unread, update) for layer, update in updates.items()}
-        keys = self.keys(tuple(updates))
+        keys = self.first(lambda: self.keys(tuple(updates)))
         return {layer: replace(edit, keys=_laid_out(keys[layer])) for layer, edit in edits.items()}
 
 

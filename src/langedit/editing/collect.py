@@ -18,6 +18,7 @@ from langedit.editing.moments import Moments
 from langedit.errors import ConfigError, ModelError, MomentsError
 from langedit.linalg import NullSpaceAngle
 from langedit.models import EditableModel, Recorder
+from langedit.parallel import ALONE, Processes
 from langedit.profiler import Profiler, timed
 
 # Batches' worth of tokens that are laid out together.
@@ -37,6 +38,7 @@ def collect_moments(
     progress: Callable[[int], None] | None = None,
     until: AngleGoal | None = None,
     profiler: Profiler | None = None,
+    processes: Processes = ALONE,
 ) -> Moments:
     """Stream a corpus through the model and return `mean(k kᵀ)` of the keys of each layer.
 
@@ -58,51 +60,68 @@ def collect_moments(
         progress: Called after each batch with the number of tokens done.
         until: Stop when the null space is known as well as this asks for. Texts of each language
             are then dealt to two halves in turn, whose null spaces are compared now and then.
-        profiler: Is told of the stages "forward", "moments" and "angle".
+        profiler: Is told of the stages "forward", "moments" and "angle" of this process.
+        processes: Each runs its share of the batches, and measures its share of the angles; all
+            get the result. The sample of keys does not depend on their number; sums are added in
+            float64 in the order of processes.
 
     Raises:
         ConfigError: When a number is out of range or no layer is given.
         ModelError: When the model has no such layer, or is not in evaluation mode.
         MomentsError: When the corpus gives no token.
         NumericalError: When a key is not finite.
+        ProcessError: Models, corpora or goals of the processes differ, or one ended.
     """
     wanted = sorted(set(layers))
     _check_settings(wanted, max_tokens, batch_tokens, sample, max_length)
     if model.model.training:
         raise ModelError("expected a model in evaluation mode (dropout off); call model.eval()")
-    names = [model.projection_name(layer) for layer in wanted]
     identity = model.identity()
     fingerprint = CorpusFingerprint()
     texts = _tokenise(model, corpus, fingerprint, _text_limit(model, max_length), max_tokens)
     pool = KeyPool(model, wanted, sample, seed, halves=until is not None)
     watch = None if until is None else AngleWatch(until, model.structure.d_in)
+    layouts = enumerate(_layouts(model, texts, batch_tokens))
     seconds: dict[str, float] = {}
-    for window, layout in _layouts(model, texts, batch_tokens):
-        recorder = Recorder(model.model, inputs=names, stop_after=names[-1])
-        with timed(seconds, "forward", profiler), torch.no_grad(), recorder:
-            model.model(**layout.inputs(model))
-        with timed(seconds, "moments", profiler):
-            keys = [_real_rows(recorder.inputs[name], layout.mask) for name in names]
-            pool.add(keys, _second_half(window, layout))
-        for member in layout.members:
-            pool.counts[window[member].language] += len(window[member].ids)
-        done = pool.counts.total()
-        if progress is not None:
-            progress(done)
-        if watch is not None and watch.is_due(done):
-            with timed(seconds, "angle", profiler):
-                reached = watch.look(done, pool.both_halves())
-            if reached:
-                break
-    if not pool.counts:
-        raise MomentsError(
-            "corpus: expected at least one token, got none; check the files and the token budget"
-        )
+
+    def read_on() -> bool:
+        """Add keys until it is time for a look; `False`: the corpus ends before that."""
+        for number, (window, layout) in layouts:
+            keys = None
+            if processes.takes(number):
+                with timed(seconds, "forward", profiler):
+                    keys = _keys(model, layout, wanted)
+            with timed(seconds, "moments", profiler):
+                pool.add(keys, _second_half(window, layout))
+            for member in layout.members:
+                pool.counts[window[member].language] += len(window[member].ids)
+            if progress is not None:
+                progress(pool.counts.total())
+            if watch is not None and watch.is_due(pool.counts.total()):
+                return True
+        if not pool.counts:
+            raise MomentsError(
+                "corpus: expected at least one token, got none; check the files and the token "
+                "budget"
+            )
+        return False
+
+    def agree(more: bool) -> bool:
+        found = (identity.weights_hash, fingerprint.hexdigest(), pool.counts, more)
+        processes.agree("model, corpus and goal", found)
+        return more
+
     angles: dict[int, NullSpaceAngle] = {}
+    while agree(processes.together(read_on)) and watch is not None:
+        with timed(seconds, "angle", profiler):
+            if watch.look(pool.counts.total(), pool.both_halves(processes), processes):
+                break
     if watch is not None:
         with timed(seconds, "angle", profiler):
-            angles = watch.last(pool.counts.total(), pool.both_halves)
-    return Moments(layers=pool.result(angles), identity=identity, corpus=fingerprint.hexdigest())
+            angles = watch.last(pool.counts.total(), lambda: pool.both_halves(processes), processes)
+    return Moments(
+        layers=pool.result(angles, processes), identity=identity, corpus=fingerprint.hexdigest()
+    )
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,15 @@ class _Text:
     language: str
     ids: list[int]
     second: bool
+
+
+def _keys(model: EditableModel, layout: TokenLayout, layers: list[int]) -> list[Tensor]:
+    """Keys `(tokens, d_in)` of the tokens of a rectangle in each of some layers."""
+    names = [model.projection_name(layer) for layer in layers]
+    recorder = Recorder(model.model, inputs=names, stop_after=names[-1])
+    with torch.no_grad(), recorder:
+        model.model(**layout.inputs(model))
+    return [_real_rows(recorder.inputs[name], layout.mask) for name in names]
 
 
 def _real_rows(keys: Tensor, mask: Tensor) -> Tensor:

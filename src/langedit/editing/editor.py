@@ -11,7 +11,7 @@ from typing import Self
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from langedit.editing.batch import BatchJob, sum_updates
+from langedit.editing.batch import BatchEdit, BatchJob, sum_updates
 from langedit.editing.config import EditConfig
 from langedit.editing.export import make_record, save_edited
 from langedit.editing.measure import measure_batch
@@ -25,7 +25,15 @@ from langedit.editing.requests import merge_shared, prepare_request, row_languag
 from langedit.editing.state import EditorState, stored_digest, weights_digest
 from langedit.errors import FactError, LangEditError, NumericalError
 from langedit.facts import Fact, check_batch
-from langedit.models import EditableModel, dequantise_projections, load_model, require_savable
+from langedit.models import (
+    DeviceMap,
+    EditableModel,
+    ModelIdentity,
+    dequantise_projections,
+    load_model,
+    require_savable,
+)
+from langedit.parallel import ALONE, Processes
 from langedit.profiler import Profiler, timed
 
 
@@ -38,6 +46,9 @@ class Editor:
 
     The model given is changed in place. A run is a function of model, config, moments, prefixes
     and facts: two runs give identical weights on the same machine.
+
+    Of several processes each has a model and an editor, and all make the same calls. Targets are
+    found in shares; process 0 solves, keeps what the method remembers, and writes checkpoints.
     """
 
     def __init__(
@@ -49,6 +60,7 @@ class Editor:
         prefixes: Prefixes | None = None,
         *,
         profiler: Profiler | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         """Prepare a model for editing.
 
@@ -60,24 +72,33 @@ class Editor:
             moments: second moments of this very model at the edited layers.
             prefixes: context prefixes of every language to be edited. `None`: the model writes
                 those of a language when its first fact comes, from `config.seed`.
-            profiler: is told of every stage.
+            profiler: is told of every stage of this process.
+            processes: that edit together, from `join_processes`.
 
         Raises:
             ConfigError: a layer is out of range, or no tokenizer is given.
+            ProcessError: processes have other models, moments or settings, or one ended.
             MomentsError: moments are missing or of other weights.
             StructureError: a part of the model is not found.
             ModelError: the model is in training mode.
         """
         self.config = config
-        self.model = wrap_model(model, tokenizer, config)
-        config.check_depth(self.model.structure.n_layers)
-        self._identity = require_identity(self.model, moments)
-        self.dequantised = dequantise_projections(self.model, config.edited_layers)
+        self.processes = processes
+        self.model, self._identity, self.dequantised = processes.together(
+            lambda: _opened(model, tokenizer, config, moments)
+        )
+        processes.agree(
+            "model, moments and settings", (moments.identity.weights_hash, moments.corpus, config)
+        )
         self._method = find_method(config.method).from_config(config)
         self._profiler = profiler
         with timed({}, "open", profiler):
-            states = first_layer_states(self.model, self._method, moments, config.edited_layers)
-        self._start = EditorState.first(states, prefixes if prefixes is not None else Prefixes({}))
+            states = processes.only_first(
+                lambda: first_layer_states(self.model, self._method, moments, config.edited_layers)
+            )
+        self._start = EditorState.first(
+            states or {}, prefixes if prefixes is not None else Prefixes({})
+        )
         self._state = self._start
         self._prefixes_given = prefixes is not None
         self._samples = {layer: moments.layers[layer].sample for layer in config.edited_layers}
@@ -96,8 +117,9 @@ class Editor:
         prefixes: Prefixes | None = None,
         revision: str | None = None,
         dtype: str = "auto",
-        device_map: str | None = None,
+        device_map: DeviceMap | None = None,
         profiler: Profiler | None = None,
+        processes: Processes = ALONE,
     ) -> Self:
         """Load a model and prepare it for editing.
 
@@ -108,8 +130,9 @@ class Editor:
             prefixes: as for the constructor.
             revision: of a hub model.
             dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
-            device_map: as in transformers.
+            device_map: as for `load_model`.
             profiler: as for the constructor.
+            processes: as for the constructor.
 
         Raises:
             ModelError: the checkpoint cannot be loaded.
@@ -125,7 +148,7 @@ class Editor:
         config.check_depth(model.structure.n_layers)
         if not isinstance(moments, Moments):
             moments = Moments.load(moments, layers=config.edited_layers)
-        return cls(model, None, config, moments, prefixes, profiler=profiler)
+        return cls(model, None, config, moments, prefixes, profiler=profiler, processes=processes)
 
     @property
     def profiler(self) -> Profiler | None:
@@ -144,7 +167,10 @@ class Editor:
 
     @property
     def layer_states(self) -> Mapping[int, LayerState]:
-        """Layer -> what the method remembers; the histories hold the keys of all edits."""
+        """Layer -> what the method remembers; the histories hold the keys of all edits.
+
+        Empty in all processes but the first.
+        """
         return self._state.layers
 
     @property
@@ -157,7 +183,10 @@ class Editor:
 
     @property
     def state_hash(self) -> str:
-        """SHA-256 over what the method remembers: keys of all edits, bases, prefixes."""
+        """SHA-256 over what the method remembers: keys of all edits, bases, prefixes.
+
+        Of several processes that of the first one counts: the others remember prefixes only.
+        """
         return self._state.digest
 
     @property
@@ -187,19 +216,21 @@ class Editor:
             TokenError: a lookup token is not found, or a text is too long.
             ConfigError: a language has no prefixes, or targets are given to a method without any.
             NumericalError: a value is not finite.
+            ProcessError: processes have other facts or weights, or one ended.
         """
         batch = tuple(facts)
         if not batch:
             raise FactError("expected at least one fact in a batch, got none")
         check_batch(batch)
         digest = stored_digest(self.model, self.config.edited_layers)
+        self.processes.agree("facts and edited weights", (batch, digest, target_hidden is None))
         try:
             prefixes, job, rows = self._prepare(batch, target_hidden)
             edit = self._method.edit(job)
             used = {fact.language: prefixes.of(fact.language) for fact in batch}
             state = self._state.after(edit.states, row_languages(batch, rows), used)
             with timed(job.seconds, "report", self._profiler):
-                report = measure_batch(batch, rows, edit, self._state, state, self._samples)
+                report = self._measured(batch, rows, edit, state)
         except BaseException:
             self._write(self._weights)
             raise
@@ -261,6 +292,7 @@ class Editor:
             NumericalError: an update does not fit, or the method cannot go on from these batches
                 alone; the model stays as it is.
         """
+        self.processes.agree("batches to restore", [report.facts for report in reports])
         present = self._reports
         goes_on = len(reports) >= len(present) and all(map(operator.is_, reports, present))
         state, weights = self._start, self._base
@@ -274,7 +306,7 @@ class Editor:
             for layer, weight in weights.items()
         }
         try:
-            self._write(weights)
+            self.processes.together(lambda: self._write(weights))
         except BaseException:
             self._write(self._weights)
             raise
@@ -295,6 +327,8 @@ class Editor:
     def save_pretrained(self, folder: str | Path, *, scores: Sequence[Score] | None = None) -> None:
         """Write a checkpoint that plain transformers loads, with the record of its edits.
 
+        Only process 0 writes; the others go on at once.
+
         Args:
             folder: new or empty.
             scores: as for `record`; they go into it.
@@ -304,8 +338,9 @@ class Editor:
             RecordError: there is not one score for each fact.
             ModelError: a quantised module would be saved with other values.
         """
-        require_savable(self.model.model)
-        save_edited(Path(folder), self, scores)
+        if self.processes.is_first:
+            require_savable(self.model.model)
+            save_edited(Path(folder), self, scores)
 
     def _prepare(
         self, facts: Sequence[Fact], given: Tensor | None
@@ -314,10 +349,12 @@ class Editor:
         seconds: dict[str, float] = {}
         with timed(seconds, "prepare", self._profiler):
             prefixes = self._prefixes_for(facts)
-            requests = [
-                prepare_request(self.model, fact, prefixes.of(fact.language), self.config)
-                for fact in facts
-            ]
+            requests = self.processes.together(
+                lambda: [
+                    prepare_request(self.model, fact, prefixes.of(fact.language), self.config)
+                    for fact in facts
+                ]
+            )
         rows = tuple(range(len(requests)))
         if self.config.merge_shared:
             requests, rows = merge_shared(requests)
@@ -329,20 +366,39 @@ class Editor:
             base=self._base,
             weights=self._weights,
             given=given,
+            processes=self.processes,
             seconds=seconds,
             profiler=self._profiler,
         )
         return prefixes, job, rows
 
+    def _measured(
+        self, batch: Sequence[Fact], rows: Sequence[int], edit: BatchEdit, state: EditorState
+    ) -> BatchReport:
+        """The report of a batch, which process 0 measures; what all have is not sent."""
+
+        def measure() -> BatchReport:
+            report = measure_batch(batch, rows, edit, self._state, state, self._samples)
+            return replace(report, updates={}, keys={}, targets=None)
+
+        return replace(
+            self.processes.first(measure),
+            updates={layer: own.update for layer, own in edit.layers.items()},
+            keys={layer: own.keys for layer, own in edit.layers.items()},
+            targets=edit.targets,
+        )
+
     def _remembered(self, state: EditorState, report: BatchReport) -> EditorState:
         """The state after a batch that was edited before."""
-        layers = {
-            layer: self._method.remember(
-                state.layers[layer], report.keys[layer], report.updates[layer], base
-            )
-            for layer, base in self._base.items()
-        }
-        return state.after(layers, row_languages(report.facts, report.rows), report.prefixes)
+        layers = self.processes.only_first(
+            lambda: {
+                layer: self._method.remember(
+                    state.layers[layer], report.keys[layer], report.updates[layer], base
+                )
+                for layer, base in self._base.items()
+            }
+        )
+        return state.after(layers or {}, row_languages(report.facts, report.rows), report.prefixes)
 
     def _prefixes_for(self, facts: Sequence[Fact]) -> Prefixes:
         """The prefixes so far, and those of languages that come for the first time."""
@@ -350,16 +406,33 @@ class Editor:
         new = [fact.language for fact in facts if fact.language not in known]
         if self._prefixes_given or not new:
             return known
-        written = generate_prefixes(
-            self.model,
-            new,
-            count=self.config.prefix_count,
-            length=self.config.prefix_length,
-            seed=self.config.seed,
-            seed_words=self.config.seed_words,
+        written = self.processes.first(
+            lambda: dict(
+                generate_prefixes(
+                    self.model,
+                    new,
+                    count=self.config.prefix_count,
+                    length=self.config.prefix_length,
+                    seed=self.config.seed,
+                    seed_words=self.config.seed_words,
+                )
+            )
         )
         return Prefixes({**known, **written})
 
     def _write(self, weights: Mapping[int, Tensor]) -> None:
         for layer, weight in weights.items():
             self.model.write_weight(layer, weight)
+
+
+def _opened(
+    model: PreTrainedModel | EditableModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    config: EditConfig,
+    moments: Moments,
+) -> tuple[EditableModel, ModelIdentity, dict[int, str]]:
+    """The model, if settings and moments fit it, its identity, and what was dequantised."""
+    wrapped = wrap_model(model, tokenizer, config)
+    config.check_depth(wrapped.structure.n_layers)
+    identity = require_identity(wrapped, moments)
+    return wrapped, identity, dequantise_projections(wrapped, config.edited_layers)

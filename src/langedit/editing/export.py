@@ -17,7 +17,7 @@ from langedit.editing.record import (
 )
 from langedit.editing.record_files import write_record
 from langedit.folders import whole_folder
-from langedit.models import EditableModel, ModelIdentity
+from langedit.models import EditableModel, ModelIdentity, save_weights
 
 if TYPE_CHECKING:
     from langedit.editing.editor import Editor
@@ -77,7 +77,7 @@ def edited_layers(editor: Editor) -> dict[int, EditedLayer]:
         layer: EditedLayer(
             weight_name=model.weight_name(layer), transposed=model.stores_transposed(layer)
         )
-        for layer in editor.layer_states
+        for layer in editor.config.edited_layers
     }
 
 
@@ -101,7 +101,7 @@ def save_edited(folder: Path, editor: Editor, scores: Sequence[Score] | None) ->
         "batches": [report.to_dict() for report in editor.reports],
     }
     with whole_folder(folder) as whole:
-        editor.model.model.save_pretrained(whole)
+        save_weights(editor.model.model, whole)
         editor.model.tokenizer.save_pretrained(whole)
         write_record(whole / RECORD, record, keys=True)
         text = json.dumps(summary, ensure_ascii=False, indent=2)

@@ -84,7 +84,7 @@ def first_layer_states(
 
 def _near_weight(model: EditableModel, layer: int, corpus: SecondMoment) -> SecondMoment:
     """The moment where the solves should run: with the weight, but where float64 exists."""
-    device = next(model.projection(layer).parameters()).device
+    device = model.read_weight(layer).device
     if device.type == "mps":
         device = torch.device("cpu")
     return corpus.to(device)

@@ -21,6 +21,7 @@ from langedit.editing.requests import EditRequest
 from langedit.editing.target_loss import LossTerms, TargetLoss
 from langedit.errors import NumericalError
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
@@ -55,6 +56,7 @@ def optimise_targets(
     *,
     site: Site = "layer",
     use_cache: bool = True,
+    processes: Processes = ALONE,
 ) -> Targets:
     """Minimise each fact's target loss over the output of the last edited layer.
 
@@ -74,6 +76,8 @@ def optimise_targets(
         site: what delta is added to: the output of the last edited layer, as in MEMIT, or of the
             edited projection in it, as in ROME. "Hidden state" then means that output.
         use_cache: as for `SuffixRunner.build`.
+        processes: each optimises its share of the micro-batches, which do not depend on their
+            number; all get the result, other processes' rows on the CPU.
 
     Raises:
         NumericalError: a loss or a target is not finite; the message names the fact.
@@ -85,8 +89,11 @@ def optimise_targets(
     def optimise(group: list[int]) -> Targets:
         return _optimise([requests[i] for i in group], model, config, site, use_cache)
 
+    def share(own: Sequence[list[int]]) -> list[list[tuple[list[int], Targets]]]:
+        return [halve_on_oom(group, optimise) for group in own]
+
     with frozen(model.model):
-        found = [part for group in groups for part in halve_on_oom(group, optimise)]
+        found = [part for parts in processes.spread(groups, share) for part in parts]
     order = torch.tensor([i for group, _ in found for i in group]).argsort()
     return join_targets([part for _, part in found], order)
 
@@ -181,8 +188,9 @@ def join_targets(parts: Sequence[Targets], order: Tensor | None = None) -> Targe
     """
 
     def joined(values: Sequence[Tensor]) -> Tensor:
-        whole = torch.cat(list(values))
-        return whole if order is None else whole[order.to(whole.device)]
+        device = values[0].device
+        whole = torch.cat([value.to(device) for value in values])
+        return whole if order is None else whole[order.to(device)]
 
     def terms(values: Sequence[LossTerms]) -> LossTerms:
         return LossTerms(

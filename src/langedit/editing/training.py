@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from langedit.editing.batching import micro_batches
 from langedit.editing.forwards import frozen, head_on_tokens
-from langedit.errors import NumericalError
-from langedit.models import EditableModel, pad_batch
+from langedit.errors import ModelError, NumericalError
+from langedit.models import EditableModel, find_offloaded, pad_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,16 @@ def train_weights(
         max_tokens: padded tokens in one forward pass.
 
     Raises:
+        ModelError: a weight is offloaded.
         NumericalError: the loss of a row is not finite; the message names it.
     """
+    for name in weights:
+        if find_offloaded(model.model, name) is not None:
+            raise ModelError(
+                f"expected {name} on a device, found it offloaded: weights that are trained must "
+                "stay where they compute; give the edited layers a device in the device map, or "
+                "choose a method that does not train weights"
+            )
     start = {name: weight.detach().float() for name, weight in weights.items()}
     trained = {name: weight.clone().requires_grad_() for name, weight in start.items()}
     adam = torch.optim.Adam(list(trained.values()), lr=lr)

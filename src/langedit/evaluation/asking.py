@@ -12,6 +12,7 @@ from langedit.evaluation.forced import BATCH_TOKENS, ForcedAnswer, forced_answer
 from langedit.evaluation.questions import Question, Questions
 from langedit.evaluation.texts import Continuation, continue_greedily
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 
 _SLACK = 4
 """Tokens generated beyond an answer's own number: the same text may be cut into more tokens."""
@@ -106,6 +107,7 @@ def ask(
     *,
     batch_tokens: int = BATCH_TOKENS,
     fluency_tokens: int = 50,
+    processes: Processes = ALONE,
 ) -> Answers:
     """Ask everything: one teacher-forced pass, and one pass that generates where a score needs it.
 
@@ -114,6 +116,7 @@ def ask(
         questions: encoded with this model's tokenizer.
         batch_tokens: padded tokens in one batch.
         fluency_tokens: tokens generated for fluency.
+        processes: each runs its share of the batches; all get every answer.
     """
     forced = _numbers(questions, generated=False)
     items = [(questions.asked[n].prompt_ids, questions.asked[n].answer_ids) for n in forced]
@@ -121,8 +124,10 @@ def ask(
     fluent = fluency_tokens if "fluency" in questions.kinds else 0
     needed = [_new_tokens(questions.asked[n], fluent) for n in generated]
     prompts = [questions.asked[n].prompt_ids for n in generated]
-    answers = forced_answers(model, items, batch_tokens=batch_tokens)
-    texts = continue_greedily(model, prompts, needed, batch_tokens=batch_tokens)
+    answers = forced_answers(model, items, batch_tokens=batch_tokens, processes=processes)
+    texts = continue_greedily(
+        model, prompts, needed, batch_tokens=batch_tokens, processes=processes
+    )
     return Answers(
         questions=questions,
         forced=dict(zip(forced, answers, strict=True)),

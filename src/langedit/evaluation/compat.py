@@ -26,6 +26,7 @@ from langedit.evaluation.forced import BATCH_TOKENS, forced_answers
 from langedit.evaluation.metrics import mean_or_none
 from langedit.facts import Fact
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 
 _KINDS = ("efficacy", "generalization", "specificity")
 _NQ = "nq question: "
@@ -60,7 +61,11 @@ class CompatCase:
 
 
 def compat_cases(
-    model: EditableModel, facts: Sequence[Fact], *, batch_tokens: int = BATCH_TOKENS
+    model: EditableModel,
+    facts: Sequence[Fact],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    processes: Processes = ALONE,
 ) -> list[CompatCase]:
     """Evaluate facts as the published code does.
 
@@ -68,6 +73,7 @@ def compat_cases(
         model: the model; "llama" in its `name_or_path` matters, as in the original.
         facts: the facts.
         batch_tokens: padded tokens in one forward pass.
+        processes: as for `forced_answers`.
 
     Raises:
         ConfigError: the model is asked in a chat.
@@ -80,12 +86,18 @@ def compat_cases(
     items = [tuple(_items(model, fact)) for fact in facts]
     flat = [item for own in items for item in own]
     encoded = [(_ids(model, item.prompt), (item.expected,)) for item in flat]
-    answers = iter(forced_answers(model, encoded, batch_tokens=batch_tokens))
+    found = forced_answers(model, encoded, batch_tokens=batch_tokens, processes=processes)
+    answers = iter(found)
     return [CompatCase(own, tuple(next(answers).predicted[0] for _ in own)) for own in items]
 
 
 def compat_values(
-    model: EditableModel, facts: Sequence[Fact], kinds: Sequence[str], *, batch_tokens: int
+    model: EditableModel,
+    facts: Sequence[Fact],
+    kinds: Sequence[str],
+    *,
+    batch_tokens: int,
+    processes: Processes = ALONE,
 ) -> list[dict[str, float | None]]:
     """Scores of each fact by name: shares of the evaluator's lists.
 
@@ -95,7 +107,7 @@ def compat_values(
     unknown = [kind for kind in kinds if kind not in _KINDS]
     if unknown:
         raise ValueError(f"compat: expected kinds among {', '.join(_KINDS)}, got {unknown}")
-    cases = compat_cases(model, facts, batch_tokens=batch_tokens)
+    cases = compat_cases(model, facts, batch_tokens=batch_tokens, processes=processes)
     return [
         {kind: mean_or_none(map(float, case.correct(kind))) for kind in kinds} for case in cases
     ]

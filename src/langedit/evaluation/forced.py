@@ -17,6 +17,7 @@ from torch import Tensor
 from langedit.editing.batching import micro_batches
 from langedit.evaluation.sharing import Beginnings, maximal_rows, shared_mlps
 from langedit.models import EditableModel, answer_text, encode_answers, pad_batch
+from langedit.parallel import ALONE, Processes
 
 Encoded = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt, and of an answer that follows it; neither is empty."""
@@ -69,7 +70,11 @@ def encode_all(
 
 
 def forced_answers(
-    model: EditableModel, items: Sequence[Encoded], *, batch_tokens: int = BATCH_TOKENS
+    model: EditableModel,
+    items: Sequence[Encoded],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    processes: Processes = ALONE,
 ) -> list[ForcedAnswer]:
     """Ask for answers with as few tokens run as the items' equal beginnings allow.
 
@@ -77,6 +82,8 @@ def forced_answers(
         model: the model.
         items: prompts with their answers.
         batch_tokens: padded tokens in one forward pass.
+        processes: each runs its share of the passes, which do not depend on their number; all get
+            every answer.
 
     Returns:
         One answer an item, in order.
@@ -85,11 +92,18 @@ def forced_answers(
     of_row: list[list[int]] = [[] for _ in rows]
     for item, row in enumerate(owners):
         of_row[row].append(item)
+    parts = [
+        part
+        for group in micro_batches([len(row) for row in rows], batch_tokens)
+        for part in _within_logits(model, sorted(group), of_row, items)
+    ]
+
+    def answer(own: Sequence[list[int]]) -> list[dict[int, ForcedAnswer]]:
+        return [_run(model, [(rows[row], of_row[row]) for row in part], items) for part in own]
+
     found: dict[int, ForcedAnswer] = {}
-    for group in micro_batches([len(row) for row in rows], batch_tokens):
-        group.sort()
-        for part in _within_logits(model, group, of_row, items):
-            found.update(_run(model, [(rows[row], of_row[row]) for row in part], items))
+    for answers in processes.spread(parts, answer):
+        found.update(answers)
     return [found[item] for item in range(len(items))]
 
 

@@ -13,6 +13,7 @@ from langedit.evaluation.metrics import mean_or_none
 from langedit.evaluation.questions import Questions
 from langedit.facts import Fact
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 
 KINDS = ("efficacy", "generalization", "specificity")
 """The scores of the paper: what is computed if nothing else is asked for."""
@@ -79,6 +80,7 @@ def score_facts(
     before: Answers | None = None,
     compat: bool = False,
     batch_tokens: int = BATCH_TOKENS,
+    processes: Processes = ALONE,
 ) -> list[FactScore]:
     """Score facts with one teacher-forced pass, and one that generates where a score needs it.
 
@@ -90,6 +92,8 @@ def score_facts(
         compat: score as the published zsRE evaluation does, with its habits of tokenisation
             (`langedit.evaluation.compat`); for the three scores of the paper only.
         batch_tokens: padded tokens in one forward pass.
+        processes: each runs its share of the forward passes, which do not depend on their number;
+            all get every score.
 
     Returns:
         One score a fact, in order.
@@ -99,10 +103,11 @@ def score_facts(
         ValueError: an unknown kind, one that `compat` does not have, or answers to other questions.
     """
     if compat:
-        found = compat_values(model, facts, kinds, batch_tokens=batch_tokens)
+        found = compat_values(model, facts, kinds, batch_tokens=batch_tokens, processes=processes)
         return fact_scores(facts, found)
     questions = Questions.of(model, facts, kinds)
-    return fact_scores(facts, ask(model, questions, batch_tokens=batch_tokens).values(before))
+    answers = ask(model, questions, batch_tokens=batch_tokens, processes=processes)
+    return fact_scores(facts, answers.values(before))
 
 
 def fact_scores(

@@ -15,6 +15,7 @@ from langedit.editing.batching import micro_batches
 from langedit.errors import FactError
 from langedit.facts import Language
 from langedit.models import EditableModel, encode_text, pad_batch
+from langedit.parallel import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def continue_greedily(
     new_tokens: Sequence[int],
     *,
     batch_tokens: int = 8192,
+    processes: Processes = ALONE,
 ) -> list[Continuation]:
     """Continue prompts with the most probable token, again and again, with a key-value cache.
 
@@ -46,15 +48,21 @@ def continue_greedily(
         prompts: token ids.
         new_tokens: how many tokens each prompt gets, at most.
         batch_tokens: padded tokens of prompts and continuations in one batch.
+        processes: each runs its share of the batches; all get every continuation.
     """
     needed: dict[tuple[int, ...], int] = {}
     for prompt, count in zip(prompts, new_tokens, strict=True):
         needed[prompt] = max(count, needed.get(prompt, 0))
     distinct = list(needed)
+    groups = micro_batches([len(p) + needed[p] for p in distinct], batch_tokens)
+    batches = [[distinct[i] for i in group] for group in groups]
+
+    def generate(own: Sequence[list[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
+        return [list(_generate(model, batch, max(needed[p] for p in batch))) for batch in own]
+
     found: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for group in micro_batches([len(p) + needed[p] for p in distinct], batch_tokens):
-        own = [distinct[i] for i in group]
-        found.update(zip(own, _generate(model, own, max(needed[p] for p in own)), strict=True))
+    for batch, texts in zip(batches, processes.spread(batches, generate), strict=True):
+        found.update(zip(batch, texts, strict=True))
     return [
         _continuation(model, found[prompt][:count])
         for prompt, count in zip(prompts, new_tokens, strict=True)

@@ -170,13 +170,15 @@ class MomentAccumulator:
         """
         if self.count == 0:
             raise NumericalError("second moment: no key was added; the corpus gave no tokens")
+        return SecondMoment(count=self.count, mean=self.total() / self.count)
+
+    def total(self) -> Tensor:
+        """Return the sum `Σ k kᵀ (d, d)` so far, in float64 on the CPU; zeros without a key."""
         total = self._sum.cpu().to(torch.float64)
         if self._error is not None:
             total = total + self._error.cpu().to(torch.float64)
-            total = (total + total.T) / 2
-        else:
-            total = total.tril() + total.tril(-1).T
-        return SecondMoment(count=self.count, mean=total / self.count)
+            return (total + total.T) / 2
+        return total.tril() + total.tril(-1).T
 
     def _add_compensated(self, term: Tensor) -> None:
         """Knuth's TwoSum: `sum + term` exactly, its rounding error kept in `_error`."""

@@ -5,7 +5,9 @@ from langedit.models.editable import EditableModel
 from langedit.models.hooks import Recorder, hidden_of, replace_output
 from langedit.models.identity import ModelIdentity, weights_hash
 from langedit.models.loading import load_model
+from langedit.models.offload import compute_device, find_offloaded, values_of
 from langedit.models.padding import PaddedBatch, pad_batch
+from langedit.models.placement import DeviceMap
 from langedit.models.plain_projections import dequantise_projections
 from langedit.models.positions import (
     EncodedPrompt,
@@ -15,10 +17,12 @@ from langedit.models.positions import (
     encode_text,
 )
 from langedit.models.quantised import require_savable
+from langedit.models.saving import save_weights
 from langedit.models.structure import ModelStructure, find_structure
 
 __all__ = [
     "ChatSettings",
+    "DeviceMap",
     "EditableModel",
     "EncodedPrompt",
     "ModelIdentity",
@@ -26,11 +30,13 @@ __all__ = [
     "PaddedBatch",
     "Recorder",
     "answer_text",
+    "compute_device",
     "dequantise_projections",
     "encode_answers",
     "encode_continuation",
     "encode_prompt",
     "encode_text",
+    "find_offloaded",
     "find_structure",
     "hidden_of",
     "load_model",
@@ -38,5 +44,7 @@ __all__ = [
     "render_prompt",
     "replace_output",
     "require_savable",
+    "save_weights",
+    "values_of",
     "weights_hash",
 ]

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from langedit.models.hooks import Recorder
+from langedit.models.offload import input_device
 from langedit.models.structure import ModelStructure
 
 _TOKENS = 3
@@ -58,7 +59,7 @@ class LayerBehaviour:
             lengths.append(len(output) if isinstance(output, tuple) else None)
 
         handle = block.register_forward_hook(note)
-        ids = torch.zeros((1, _TOKENS), dtype=torch.int64, device=model.device)
+        ids = torch.zeros((1, _TOKENS), dtype=torch.int64, device=input_device(model))
         record = Recorder(model, inputs=inside, outputs=inside, stop_after=first)
         try:
             with torch.no_grad(), record:
@@ -97,7 +98,8 @@ def packed_mask(attends: Tensor, dtype: torch.dtype) -> Tensor:
 def _packs(model: PreTrainedModel, structure: ModelStructure) -> bool:
     """Compare two sequences in one row, under a mask of their own, with each by itself."""
     given = "position_ids" in inspect.signature(model.forward).parameters
-    if not given or model.device.type == "meta":
+    device = input_device(model)
+    if not given or device.type == "meta":
         return False
     size = int(model.config.get_text_config().vocab_size)
     ids = torch.tensor([[(7 * i * i + 3 * i + 1) % size for i in range(6)]])
@@ -107,7 +109,7 @@ def _packs(model: PreTrainedModel, structure: ModelStructure) -> bool:
     last = f"{structure.layers}.{structure.n_layers - 1}"
 
     def run(inputs: Mapping[str, Tensor]) -> Tensor:
-        here = {name: value.to(model.device) for name, value in inputs.items()}
+        here = {name: value.to(device) for name, value in inputs.items()}
         with torch.no_grad(), Recorder(model, outputs=[last], stop_after=last) as record:
             model(**here, use_cache=False)
         return record.outputs[last].float()

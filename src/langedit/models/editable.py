@@ -16,6 +16,7 @@ from langedit.models.behaviour import LayerBehaviour, attention_window
 from langedit.models.chat import ChatSettings
 from langedit.models.hooks import hidden_of
 from langedit.models.identity import ModelIdentity, weights_hash
+from langedit.models.offload import compute_device, find_offloaded, input_device, values_of
 from langedit.models.padding import PaddedBatch
 from langedit.models.structure import ModelStructure
 
@@ -109,14 +110,19 @@ class EditableModel:
     def read_weight(self, layer: int) -> Tensor:
         """A copy of a layer's edited weight, (d_out, d_in), float32 (float64 if stored so).
 
+        It is on the device of the weight, on the CPU where that is offloaded.
+
         Raises:
-            ModelError: the weight is quantised, offloaded or never loaded.
+            ModelError: the weight is quantised or never loaded.
         """
         seen = self._oriented(layer)
         return seen.detach().to(torch.promote_types(seen.dtype, torch.float32), copy=True)
 
     def write_weight(self, layer: int, weight: Tensor) -> None:
         """Set a layer's edited weight, rounding once to the stored precision.
+
+        An offloaded weight is written where its module reads it from: in memory. One that was
+        read from files is in memory from then on, and the files stay as they are.
 
         Args:
             layer: which layer, counted from 0.
@@ -138,6 +144,12 @@ class EditableModel:
                 f"the new values of {self.weight_name(layer)} are not all finite in {seen.dtype}; "
                 "nothing was written. Edit fewer facts a batch or load the model in float32"
             )
+        offloaded = find_offloaded(self.model, self.weight_name(layer))
+        if offloaded is not None:
+            transposed = self.stores_transposed(layer)
+            offloaded.write(rounded.t().contiguous() if transposed else rounded)
+            if self.model.get_parameter(self.weight_name(layer)).is_meta:
+                return  # else a pass that was stopped inside of the layer has left it loaded
         with torch.no_grad():
             seen.copy_(rounded)
 
@@ -153,10 +165,11 @@ class EditableModel:
         expected = (self.structure.d_model, self.structure.d_in)
         if not isinstance(weight, Tensor):
             raise ModelError(f"{name} is no tensor but a {type(weight).__name__}")
+        weight = values_of(self.model, name, weight)
         if weight.is_meta:
             raise ModelError(
-                f"{name} has no values here: it is offloaded to disk or memory, or was never "
-                "loaded. Load the model with a device map that keeps the edited layers resident"
+                f"{name} has no values: it is on the meta device and was never loaded. Load the "
+                "model with load_model, or with accelerate's load_checkpoint_and_dispatch"
             )
         seen = weight.t() if self.stores_transposed(layer) else weight
         if weight.dtype not in _STORED or tuple(seen.shape) != expected:
@@ -243,9 +256,12 @@ class EditableModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go: the device of the input embeddings."""
-        weight = self.model.get_input_embeddings().weight
-        return weight.device if isinstance(weight, Tensor) else self.model.device
+        """Where token ids go: where the input embeddings compute."""
+        return input_device(self.model)
+
+    def projection_device(self, layer: int) -> torch.device:
+        """Where the output projection of a layer computes: the device of its keys."""
+        return compute_device(self.model, self.projection_name(layer))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from langedit.errors import StructureError
+from langedit.models.offload import modules_around, unload
 
 
 def hidden_of(output: object) -> Tensor:
@@ -91,6 +92,7 @@ class Recorder:
         self._input_modules = {name: _submodule(model, name) for name in inputs}
         self._output_modules = {name: _submodule(model, name) for name in outputs}
         self._last = None if stop_after is None else _submodule(model, stop_after)
+        self._around = [] if stop_after is None else modules_around(model, stop_after)
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
@@ -113,7 +115,11 @@ class Recorder:
     ) -> bool:
         while self._handles:
             self._handles.pop().remove()
-        return isinstance(error, _Stop) and error.owner is self
+        stopped = isinstance(error, _Stop) and error.owner is self
+        if stopped:
+            for module in self._around:
+                unload(module)
+        return stopped
 
     def _record_input(self, name: str) -> Callable[[nn.Module, Any, dict[str, Any]], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

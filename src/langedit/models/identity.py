@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from langedit.errors import ModelError
+from langedit.models.offload import values_of
 from langedit.models.quantised import quantised_modules, stored_tensors
 
 _CHUNK = 1 << 22  # values hashed at a time: 16 MiB of float32
@@ -34,29 +36,46 @@ def weights_hash(model: nn.Module) -> str:
 
     Parameters come in the order of their names; tied ones count once; buffers are left out, since
     they follow from the configuration. The stored precision is left out too: a bfloat16 checkpoint
-    has one hash whether it was loaded as bfloat16 or as float32. Of quantised linear modules
+    has one hash whether it was loaded as bfloat16 or as float32. Nor does it matter where the
+    parameters are: offloaded ones are read from where they are kept. Of quantised linear modules
     everything counts that they store, bit for bit.
 
     Raises:
-        ModelError: a parameter has no values (meta device or offloaded).
+        ModelError: a parameter has no values (it was never loaded).
     """
     digest = hashlib.sha256()
     quantised = quantised_modules(model)
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
+    for name, parameter in sorted(_apart(model), key=lambda item: item[0]):
         if name.rpartition(".")[0] in quantised:
             continue
-        if parameter.is_meta:
-            raise ModelError(
-                f"cannot hash {name}: it is on the meta device (offloaded, or never loaded); "
-                "load the model without offloading"
-            )
-        digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
-        _hash_values(digest, parameter.detach())
+        values = _require_values(name, values_of(model, name, parameter))
+        digest.update(f"{name} {tuple(values.shape)}\n".encode())
+        _hash_values(digest, values.detach())
     for name, module in sorted(quantised.items(), key=lambda item: item[0]):
         for key, stored in stored_tensors(name, module):
-            digest.update(f"{key} {tuple(stored.shape)} {stored.dtype}\n".encode())
-            digest.update(stored.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            values = _require_values(key, values_of(model, key, stored))
+            digest.update(f"{key} {tuple(values.shape)} {values.dtype}\n".encode())
+            digest.update(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _apart(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters by name, tied ones once: also those that a device map has put apart."""
+    found = dict(model.named_parameters())
+    tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    for name, parameter in found.items():
+        source = found.get(tied.get(name, ""))
+        if source is None or (source.device == parameter.device and not parameter.is_meta):
+            yield name, parameter
+
+
+def _require_values(name: str, values: Tensor) -> Tensor:
+    if values.is_meta:
+        raise ModelError(
+            f"cannot hash {name}: it is on the meta device and was never loaded; load the "
+            "model with its weights"
+        )
+    return values
 
 
 def _hash_values(digest: hashlib._Hash, values: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from transformers import (
 
 from langedit.errors import ConfigError, ModelError, StructureError
 from langedit.models.editable import EditableModel
+from langedit.models.placement import DeviceMap, Placement
 from langedit.models.positions import require_offsets
 from langedit.models.structure import find_structure
 
@@ -44,7 +44,7 @@ def load_model(
     *,
     revision: str | None = None,
     dtype: str = "auto",
-    device_map: str | dict[str, Any] | None = None,
+    device_map: DeviceMap | None = None,
     structure_overrides: Mapping[str, str] | None = None,
 ) -> EditableModel:
     """Load a causal language model for editing: evaluation mode, no gradients for weights.
@@ -53,7 +53,9 @@ def load_model(
         source: a folder written by `save_pretrained`, or a model id of the hub.
         revision: branch, tag or commit of a hub model.
         dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
-        device_map: passed to transformers, for instance "cuda", "auto"; None is the CPU.
+        device_map: a device ("cuda"), a strategy ("auto"), module names to devices, with "cpu" and
+            "disk" for parts that are offloaded, or a .json file (docs/distributed.md); None is
+            the CPU.
         structure_overrides: names for parts that are not found by structure.
 
     Raises:
@@ -61,16 +63,15 @@ def load_model(
             tokenizer, or a hub model that cannot be fetched.
         StructureError: an encoder-decoder, or a part that is not found.
         TokenError: only a slow tokenizer.
-        ConfigError: an unknown dtype, or a device map without accelerate.
+        ConfigError: an unknown dtype, a device map that cannot be read, or one without accelerate.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"expected dtype to be one of {', '.join(DTYPES)}, got {dtype!r}")
-    if device_map is not None and importlib.util.find_spec("accelerate") is None:
-        raise ConfigError("device_map needs the package accelerate: pip install accelerate")
+    placement = Placement.of(device_map)
     name = _check_source(source)
     config = _load_config(name, revision)
     tokenizer = _load_tokenizer(name, revision)
-    model = _load_weights(name, revision, config, dtype, device_map)
+    model = _load_weights(name, revision, config, dtype, placement)
     model.train(False).requires_grad_(False)
     return EditableModel(model, tokenizer, find_structure(model, structure_overrides), revision)
 
@@ -131,7 +132,7 @@ def _load_weights(
     revision: str | None,
     config: PretrainedConfig,
     dtype: str,
-    device_map: str | dict[str, Any] | None,
+    placement: Placement,
 ) -> PreTrainedModel:
     """The model, complete: a weight that does not come from the files would be random."""
     try:
@@ -140,7 +141,7 @@ def _load_weights(
             revision=revision,
             config=config,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            device_map=device_map,
+            **placement.arguments(),
             ignore_mismatched_sizes=True,  # reported below, by name
             output_loading_info=True,
         )

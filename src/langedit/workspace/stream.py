@@ -113,6 +113,6 @@ def run_stream(
 def batch_efficacies(editor: Editor, batches: Sequence[Sequence[Fact]]) -> tuple[float, ...]:
     """Efficacy in [0, 1] of each batch on the model as it is now, with one scoring pass."""
     facts = [fact for batch in batches for fact in batch]
-    scores = iter(score_facts(editor.model, facts, kinds=("efficacy",)))
+    scores = iter(score_facts(editor.model, facts, kinds=("efficacy",), processes=editor.processes))
     means = (Scores.of([next(scores) for _ in batch]).efficacy for batch in batches)
     return tuple(mean for mean in means if mean is not None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from torch import Tensor
@@ -52,11 +54,15 @@ class ClosedForm(ABC):
             targets, target_hidden = job.find_targets()
         edits = self.spread(job, target_hidden)
         with job.timed("advance"):
-            states = {}
-            for layer, edit in edits.items():
-                with naming_facts(job.requests, layer):
-                    states[layer] = self.advance(job.states[layer], edit.keys)
+            states = job.remember(lambda: self._advanced(job, edits))
         return BatchEdit(layers=edits, states=states, targets=targets)
+
+    def _advanced(self, job: BatchJob, edits: Mapping[int, LayerEdit]) -> dict[int, LayerState]:
+        states = {}
+        for layer, edit in edits.items():
+            with naming_facts(job.requests, layer):
+                states[layer] = self.advance(job.states[layer], edit.keys)
+        return states
 
     def spread(self, job: BatchJob, target_hidden: Tensor) -> dict[int, LayerEdit]:
         """Solve and write one layer after the other (algorithm 1 of MEMIT).
@@ -77,14 +83,18 @@ class ClosedForm(ABC):
         layers, limit = job.config.edited_layers, job.config.micro_batch_tokens
         walk = LayerWalk(job.model, contexts, layers[-1], max_tokens=limit)
         edits = {}
-        for done, layer in enumerate(layers):
+
+        def solve(done: int, layer: int) -> tuple[Tensor, LowRankUpdate]:
             with job.timed("keys"):
                 keys, hidden = walk.read(layer)
                 residuals = (target_hidden.to(hidden) - hidden) / (len(layers) - done)
                 require_finite_facts("key", keys, job.requests, layer)
                 require_finite_facts("residual", residuals, job.requests, layer)
+            with job.timed("solve"), naming_facts(job.requests, layer):
+                return keys, self.solve(job.states[layer], keys, residuals)
+
+        for done, layer in enumerate(layers):
+            keys, update = job.first(partial(solve, done, layer))
             with job.timed("solve"):
-                with naming_facts(job.requests, layer):
-                    update = self.solve(job.states[layer], keys, residuals)
                 edits[layer] = job.add(layer, keys, update)
         return edits

@@ -7,7 +7,7 @@ each is predicted at its own position, from the target's tokens before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -72,28 +72,31 @@ class FineTuning:
                 "no targets for hidden states: leave it out"
             )
         with job.timed("solve"):
-            trained = train_weights(
-                job.model,
-                {job.model.weight_name(layer): weight for layer, weight in job.weights.items()},
-                self.rows(job.requests),
-                steps=self.steps,
-                lr=self.lr,
-                stop_loss=self.stop_loss,
-                change_limit=self.change_limit,
-                max_tokens=job.config.micro_batch_tokens,
-            )
-            updates: Mapping[int, DenseUpdate] = {
-                layer: DenseUpdate(
-                    matrix=trained.weights[job.model.weight_name(layer)] - job.weights[layer]
-                )
-                for layer in job.config.edited_layers
-            }
+            updates, losses = job.first(lambda: self._train(job))
             edits = job.add_all(updates)
-        return BatchEdit(
-            layers=edits,
-            states={layer: job.states[layer].after(edit.keys) for layer, edit in edits.items()},
-            losses=trained.losses,
+        states = job.remember(
+            lambda: {layer: job.states[layer].after(edit.keys) for layer, edit in edits.items()}
         )
+        return BatchEdit(layers=edits, states=states, losses=losses)
+
+    def _train(self, job: BatchJob) -> tuple[dict[int, DenseUpdate], tuple[float, ...]]:
+        """Layer -> what training adds to its weight; and the mean loss at each step."""
+        names = {layer: job.model.weight_name(layer) for layer in job.config.edited_layers}
+        trained = train_weights(
+            job.model,
+            {names[layer]: weight for layer, weight in job.weights.items()},
+            self.rows(job.requests),
+            steps=self.steps,
+            lr=self.lr,
+            stop_loss=self.stop_loss,
+            change_limit=self.change_limit,
+            max_tokens=job.config.micro_batch_tokens,
+        )
+        updates = {
+            layer: DenseUpdate(matrix=trained.weights[name] - job.weights[layer])
+            for layer, name in names.items()
+        }
+        return updates, trained.losses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -90,28 +91,41 @@ class Prune(Memit):
         """Edit the model without restraint, then restrain its total change."""
         states = {layer: _own(state) for layer, state in job.states.items()}
         free = {layer: state.free for layer, state in states.items()}
+        unrestrained = job.first(
+            lambda: {layer: own.weight for layer, own in free.items() if own is not None}
+        )
         weights = {
-            layer: job.weights[layer] if own is None else own.weight for layer, own in free.items()
+            layer: unrestrained.get(layer, weight).to(weight.device)
+            for layer, weight in job.weights.items()
         }
-        for layer, weight in weights.items():
-            job.model.write_weight(layer, weight)
+        job.processes.together(lambda: _write(job, weights))
         plain = super().edit(replace(job, weights=weights))
-        with job.timed("solve"):
-            after = {
-                layer: _advanced(free[layer], _low_rank(edit), edit.after, job.base[layer])
-                for layer, edit in plain.layers.items()
-            }
-            updates = {
+        after: dict[int, FreeEdits] = {}
+
+        def restrain() -> dict[int, LowRankUpdate]:
+            for layer, edit in plain.layers.items():
+                base = job.base[layer]
+                after[layer] = _advanced(free[layer], _low_rank(edit), edit.after, base)
+            return {
                 layer: _restrained(free[layer], after[layer], _low_rank(edit))
                 for layer, edit in plain.layers.items()
             }
-            edits = job.add_all(updates)
+
+        with job.timed("solve"):
+            edits = job.add_all(job.first(restrain))
         with job.timed("advance"):
-            advanced = {
-                layer: replace(states[layer].after(edit.keys), free=after[layer])
-                for layer, edit in edits.items()
-            }
+            advanced = job.remember(
+                lambda: {
+                    layer: replace(states[layer].after(edit.keys), free=after[layer])
+                    for layer, edit in edits.items()
+                }
+            )
         return BatchEdit(layers=edits, states=advanced, targets=plain.targets)
+
+
+def _write(job: BatchJob, weights: Mapping[int, Tensor]) -> None:
+    for layer, weight in weights.items():
+        job.model.write_weight(layer, weight)
 
 
 def _own(state: LayerState) -> PruneState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from torch import Tensor
@@ -59,7 +60,7 @@ class Rome:
         updates: list[LowRankUpdate] = []
         found: list[Targets] = []
         edit = None
-        keys = job.keys((layer,))[layer]  # only layers below could change them
+        keys = job.first(lambda: job.keys((layer,))[layer])  # only layers below could change them
         for i in range(len(job.requests)):
             given = None if job.given is None else job.given[i : i + 1]
             single = replace(job, requests=job.requests[i : i + 1], given=given)
@@ -67,13 +68,14 @@ class Rome:
                 targets, wanted = single.find_targets("projection")
                 found += [] if targets is None else [targets]
             with job.timed("solve"):
-                updates.append(_solve(single, layer, wanted[0]))
+                updates.append(job.first(partial(_solve, single, layer, wanted[0])))
                 so_far = replace(job, requests=job.requests[: i + 1])
                 edit = so_far.add(layer, keys, LowRankUpdate.join(updates))
         assert edit is not None  # a batch has at least one fact
+        edited = edit.keys
         return BatchEdit(
             layers={layer: edit},
-            states={layer: job.states[layer].after(edit.keys)},
+            states=job.remember(lambda: {layer: job.states[layer].after(edited)}),
             targets=join_targets(found) if found else None,
         )
 

@@ -21,7 +21,7 @@ from transformers.utils.hub import cached_file
 
 from langedit.editing.export import SUMMARY
 from langedit.errors import ModelError
-from langedit.models import EditableModel
+from langedit.models import EditableModel, save_weights, values_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -50,7 +50,7 @@ def write_checkpoint(folder: Path, model: EditableModel, before: Mapping[str, Te
     source = _source_folder(model)
     places = _find_weights(source, before) if source is not None else None
     if source is None or places is None:
-        model.model.save_pretrained(folder, max_shard_size=_SHARD)
+        save_weights(model.model, folder, max_shard_size=_SHARD)
         model.tokenizer.save_pretrained(folder)
         return False
     for path in _files_to_copy(source):
@@ -58,9 +58,9 @@ def write_checkpoint(folder: Path, model: EditableModel, before: Mapping[str, Te
     templates = source / "additional_chat_templates"
     if templates.is_dir():
         shutil.copytree(templates, folder / templates.name)
-    after = dict(model.model.named_parameters())
     for name, (file, stored_name) in places.items():
-        overwrite_tensor(folder / file, stored_name, after[name].detach())
+        after = values_of(model.model, name, model.model.get_parameter(name))
+        overwrite_tensor(folder / file, stored_name, after.detach())
     return True
 
 

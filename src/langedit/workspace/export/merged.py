@@ -7,6 +7,7 @@ from pathlib import Path
 
 from langedit.editing import EditedModelRecord
 from langedit.folders import whole_folder
+from langedit.models import values_of
 from langedit.workspace.export.base import BaseSource, add_edits, load_base
 from langedit.workspace.export.card import write_card
 from langedit.workspace.export.checkpoint import write_checkpoint
@@ -42,7 +43,10 @@ def export_merged(
     with whole_folder(Path(folder)) as whole:
         model = load_base(chosen, base)
         names = [where.weight_name for where in chosen.layers.values()]
-        before = {name: model.model.get_parameter(name).clone() for name in names}
+        before = {
+            name: values_of(model.model, name, model.model.get_parameter(name)).clone()
+            for name in names
+        }
         add_edits(model, chosen)
         copied = write_checkpoint(whole, model, before)
         outcome = ExportOutcome(
