@@ -60,9 +60,7 @@ def split_facts(facts: Sequence[Fact]) -> Parts:
             f"{len(facts)} facts of {len(order)} subjects in all, too few in "
             f"{', '.join(short) or 'every language'}: give more facts"
         )
-    return Parts(
-        probe=in_turn(found[0]), search=in_turn(found[1]), confirm=in_turn(found[2])
-    )
+    return Parts(probe=in_turn(found[0]), search=in_turn(found[1]), confirm=in_turn(found[2]))
 
 
 def in_turn(facts: Sequence[Fact]) -> tuple[Fact, ...]:
