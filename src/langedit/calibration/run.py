@@ -22,7 +22,7 @@ from langedit.calibration.layer_facts import (
     reach,
 )
 from langedit.calibration.parts import Parts, split_facts
-from langedit.calibration.search import Space, best_trial, make_space, search
+from langedit.calibration.search import Space, best_trial, make_space, search, suggest
 from langedit.calibration.start import Start
 from langedit.calibration.tracing import Traces, embedding_deviation, trace
 from langedit.editing import EditConfig, EditRequest, Moments, prepare_request
@@ -39,8 +39,8 @@ NOISE = 3.0
 DRAWS = 3
 """Of the noise, for each prompt."""
 
-MOST_PROBED = 60
-"""Facts that are traced, and whose targets are tried at every layer."""
+MOST_TRACED, MOST_TRIED = 60, 24
+"""Facts that are traced at most, and whose targets are tried at every layer."""
 
 _CHUNK = 12
 """Facts of which the probing stages take all layers before they look at the clock."""
@@ -180,7 +180,11 @@ def calibrate(
         report("settings tried", len(so_far))
         return _goes_on(plan, so_far, left)
 
-    trials = search(space, start, lambda own: bench.run(own, searched), goes_on, seed=plan.seed)
+    peak = effects[ALL].peak if effects else None
+    suggested = suggest(space, start, found, statistics, peak)
+    trials = search(
+        space, start, suggested, lambda own: bench.run(own, searched), goes_on, seed=plan.seed
+    )
     marks.append(("search", plan.budget.spent))
     confirmed, kept = _confirm(bench, trials, confirming, plan, report)
     marks.append(("confirmation", plan.budget.spent))
@@ -232,10 +236,9 @@ def _with_spectra(moments: Moments) -> Moments:
 
 def _chunks(facts: Sequence[Fact], plan: Plan, share: float) -> Iterable[Sequence[Fact]]:
     """Facts in small lots: at least one, then more while a share of the budget is not used."""
-    some = facts[:MOST_PROBED]
-    for at in range(0, len(some), _CHUNK):
+    for at in range(0, len(facts), _CHUNK):
         if at == 0 or plan.trials is not None or plan.budget.allows(share):
-            yield some[at : at + _CHUNK]
+            yield facts[at : at + _CHUNK]
 
 
 def _trace(
@@ -247,7 +250,7 @@ def _trace(
     codes: list[str] = []
     parts: list[Traces] = []
     noise = 0.0
-    for chunk in _chunks(facts, plan, _TRACING_ENDS):
+    for chunk in _chunks(facts[:MOST_TRACED], plan, _TRACING_ENDS):
         for fact in chunk:
             asked[fact.language] = asked.get(fact.language, 0) + 1
         known = known_facts(model, chunk, max_tokens=limit)
@@ -286,7 +289,7 @@ def _reach(
     prefixes = bench.prefixes(config, list(dict.fromkeys(fact.language for fact in facts)))
     requests: list[EditRequest] = []
     found: Reach | None = None
-    for chunk in _chunks(facts, plan, _REACH_ENDS):
+    for chunk in _chunks(facts[:MOST_TRIED], plan, _REACH_ENDS):
         own = [prepare_request(model, f, prefixes.of(f.language), config) for f in chunk]
         part = reach(model, own, config)
         found = part if found is None else found.joined(part)

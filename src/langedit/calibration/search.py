@@ -1,4 +1,4 @@
-"""A small search: the start, then settings drawn at random and near the best, in turn.
+"""A small search: the start, what the evidence suggests, then settings near the best and at random.
 
 What is tried at a number follows from the seed, the number, and the trials before it.
 """
@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from langedit.calibration.bench import Trial
-from langedit.calibration.layer_facts import Reach, learning_rate
+from langedit.calibration.layer_facts import NULL_SHARES, LayerStatistics, Reach, learning_rate
 from langedit.compare.ranges import Range
 from langedit.compare.reading import overlay
 from langedit.editing import EditConfig, find_method, method_names
 from langedit.errors import ConfigError
 
-RANDOM_FIRST = 8
-"""Trials after the start that are drawn at random; of the later ones every third is."""
+_EVERY = 3
+"""Of so many trials after the first two, one is drawn at random, the others near the best one."""
+
+_SUGGESTED: Mapping[str, float] = {"corpus_weight": 100.0, "moment_weight": 100.0}
+"""Weights of the corpus in units of one edit's key, which no evidence beside the search tells."""
 
 LONGEST = 6
 """Layers that are edited at most, as in the published settings."""
@@ -135,16 +138,18 @@ def layer_windows(layers: Sequence[int], reached: Sequence[float]) -> tuple[tupl
 def search(
     space: Space,
     start: EditConfig,
+    suggested: Mapping[str, Any],
     run: Callable[[EditConfig], Trial],
     goes_on: Callable[[Sequence[Trial]], bool],
     *,
     seed: int = 0,
 ) -> list[Trial]:
-    """Try the start, and then other settings for as long as the search goes on.
+    """Try the start, the suggestion, and then others for as long as the search goes on.
 
     Args:
         space: what may be tried.
         start: settings of the first trial, and of everything that is not in the space.
+        suggested: a point of the space to try first.
         run: makes a trial of settings.
         goes_on: asked before each trial but the first, with those so far.
         seed: of what is tried.
@@ -153,12 +158,48 @@ def search(
     while goes_on(trials):
         number = len(trials)
         rng = random.Random(f"calibrate-{seed}-{number}")
-        if number <= RANDOM_FIRST or number % 3 == 0:
+        if number == 1:
+            point = dict(suggested)
+        elif number % _EVERY == 0:
             point = space.draw(rng)
         else:
             point = space.near(space.point(best_trial(trials).config), rng)
         trials.append(run(space.settings(point, start)))
     return trials
+
+
+def suggest(
+    space: Space,
+    start: EditConfig,
+    found: Reach,
+    statistics: Mapping[int, LayerStatistics],
+    peak: int | None,
+) -> dict[str, Any]:
+    """The point that the evidence suggests.
+
+    Layers: from the one whose MLP tells most at the last subject token to the last one at which
+    targets are reached, or to the next if that comes before it. The share of null directions: the
+    one that keeps most of a subject's key and least of the corpus's.
+
+    Args:
+        space: what may be tried.
+        start: for everything that the evidence says nothing of.
+        found: reachability.
+        statistics: layer -> statistics of its keys.
+        peak: layer of the largest indirect effect; `None` if nothing was traced.
+    """
+    windows = space.ranges["layers"].values
+    wanted = start.layers[0] if peak is None else peak
+    layers = min(windows, key=lambda own: (abs(own[0] - wanted), -own[-1]))
+    point = {**space.point(start), "layers": layers, "stride": found.stride(layers[-1])}
+    point |= {name: value for name, value in _SUGGESTED.items() if name in space.ranges}
+    if "null_share" in space.ranges:
+        own = [statistics[layer] for layer in layers]
+        point["null_share"] = max(
+            NULL_SHARES,
+            key=lambda share: sum(one.left[share] - one.corpus_left[share] for one in own),
+        )
+    return point
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial:
