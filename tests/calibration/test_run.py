@@ -72,6 +72,19 @@ def found(model, moments):
         return calibrate(model, SAMPLE, moments, plan(against=against))
 
 
+@pytest.fixture(scope="module")
+def unsure(model, moments):
+    """The random model answers nothing with confidence."""
+    return calibrate(model, SAMPLE, moments, plan(trials=1))
+
+
+@pytest.fixture(scope="module")
+def written(found, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrated")
+    write_calibration(found, folder, "langedit calibrate --model x")
+    return folder
+
+
 def test_the_model_is_as_before(model, found, moments):
     assert model.identity().weights_hash == moments.identity.weights_hash
 
@@ -109,8 +122,8 @@ def test_settings_that_fail_are_reported(found):
     assert broken.intervals == {}
 
 
-def test_two_runs_are_equal(model, moments):
-    first, second = (calibrate(model, SAMPLE, moments, plan(trials=2)) for _ in range(2))
+def test_two_runs_are_equal(model, moments, unsure):
+    first, second = unsure, calibrate(model, SAMPLE, moments, plan(trials=1))
     assert [t.config for t in first.trials] == [t.config for t in second.trials]
     assert [t.scores for t in first.trials] == [t.scores for t in second.trials]
     assert torch.equal(first.reach.reached, second.reach.reached)
@@ -122,36 +135,34 @@ def test_a_spent_budget_still_gives_two_runs(model, moments):
     assert len(short.reach.languages) <= stages._CHUNK
 
 
-def test_a_language_of_which_nothing_is_known_is_named(model, moments, tmp_path):
-    unknown = calibrate(model, SAMPLE, moments, plan(trials=1))  # a random model is unsure
-    assert unknown.effects == {}
-    assert set(unknown.asked) == {"en", "zh"}
-    write_calibration(unknown, tmp_path, "langedit calibrate")
+def test_languages_of_which_nothing_is_known_are_named(unsure, tmp_path, monkeypatch):
+    monkeypatch.setattr("langedit.calibration.report.curve_figure", lambda *_, **__: None)
+    assert unsure.effects == {}
+    assert set(unsure.asked) == {"en", "zh"}
+    write_calibration(unsure, tmp_path, "langedit calibrate")
     assert "Not traced: en, zh." in (tmp_path / REPORT).read_text(encoding="utf-8")
     assert not (tmp_path / "tracing-mlp.png").exists()
 
 
-def test_the_files_hold_what_was_found(found, tmp_path):
-    write_calibration(found, tmp_path, "langedit calibrate --model x")
-    assert EditConfig.from_toml(tmp_path / SETTINGS) == found.chosen
-    text = (tmp_path / SETTINGS).read_text(encoding="utf-8")
+def test_the_files_hold_what_was_found(found, written):
+    assert EditConfig.from_toml(written / SETTINGS) == found.chosen
+    text = (written / SETTINGS).read_text(encoding="utf-8")
     assert "# Targets reached at layers 0 to 2:" in text
-    report = (tmp_path / REPORT).read_text(encoding="utf-8")
+    report = (written / REPORT).read_text(encoding="utf-8")
     figures = [part.split(")")[0] for part in report.split("](")[1:]]
     assert {"tracing-mlp.png", "tracing-hidden.png", "reachability.png", "spectra.png"} <= set(
         figures
     )
-    assert all((tmp_path / name).stat().st_size > 1000 for name in figures if name.endswith("png"))
-    kept = json.loads((tmp_path / NUMBERS).read_text(encoding="utf-8"))
+    assert all((written / name).stat().st_size > 1000 for name in figures if name.endswith("png"))
+    kept = json.loads((written / NUMBERS).read_text(encoding="utf-8"))
     assert len(kept["trials"]) == 5
     assert len(kept["effects"]["all"]["mlp"]) == 3
 
 
-def test_a_comparison_reads_the_settings(found, tmp_path):
-    write_calibration(found, tmp_path, "langedit calibrate --model x")
+def test_a_comparison_reads_the_settings(found, written, tmp_path):
     (tmp_path / "own.toml").write_text(
         'languages = ["en"]\nbatches = 1\nedits_per_batch = 1\nseeds = [0]\n'
-        f'[models.m]\nsource = "bundled"\nsettings_file = "{SETTINGS}"\n'
+        f'[models.m]\nsource = "bundled"\nsettings_file = "{written / SETTINGS}"\n'
         "[methods.langedit]\n[datasets.atlas]\n",
         encoding="utf-8",
     )
