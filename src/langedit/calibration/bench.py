@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
 from langedit.compare.figures_of import FIRST_BATCH, MEAN, OBJECTIVE, Record, columns_of
 from langedit.editing import EditConfig, Editor, Moments, Prefixes, generate_prefixes
+from langedit.editing.opening import require_identity
 from langedit.errors import LangEditError
 from langedit.evaluation import KINDS, Resampled, mean_or_none, resample, score_facts
 from langedit.facts import Fact
-from langedit.models import EditableModel
+from langedit.models import EditableModel, dequantise_projections
 from langedit.workspace import run_stream
 
 Batches = Sequence[tuple[Fact, ...]]
@@ -72,9 +73,15 @@ class Bench:
             model: the model, which is edited and put back.
             moments: of the layers that may be tried; with their spectra, so that these are not
                 computed for every trial.
+
+        Raises:
+            MomentsError: the moments are of other weights.
         """
+        require_identity(model, moments)
+        dequantise_projections(model, sorted(moments.layers))
         self._model = model
-        self._moments = moments
+        # Plain projections have another hash than quantised ones; that they belong was seen above.
+        self._moments = replace(moments, identity=model.identity())
         self._prefixes: dict[tuple[Any, ...], Prefixes] = {}
 
     def run(self, config: EditConfig, batches: Batches) -> Trial:

@@ -100,7 +100,7 @@ def _draw(calibration: Calibration, folder: Path) -> None:
     for site in SITES if calibration.effects else ():
         grid_figure(
             {
-                f"{name} ({own.facts} facts, total effect {100 * own.total:.0f})": (
+                f"{name} ({own.facts} facts, total effect {100 * own.total:.0f} points)": (
                     100 * own.indirect[site].T
                 ).tolist()
                 for name, own in calibration.effects.items()

@@ -34,8 +34,11 @@ def grid_figure(
     Raises:
         ValueError: there is no panel.
     """
-    wide = max(0.34 if len(columns) > _WRITTEN else 0.5, 3.2 / len(columns)) * len(columns)
-    figure, axes = panel_figure(len(panels), wide + 0.7, 0.42 * len(rows) + 1.1, sharey=True)
+    in_a_row = ACROSS if len(columns) <= _WRITTEN else ACROSS // 2
+    wide = min(8.0, max(3.2, 0.5 * len(columns))) + 0.7
+    figure, axes = panel_figure(
+        len(panels), wide, 0.42 * len(rows) + 1.1, across=in_a_row, sharey=True
+    )
     known = [v for own in panels.values() for row in own for v in row if math.isfinite(v)]
     top = max([0.0, *known]) or 1.0
     for number, (axis, (title, own)) in enumerate(zip(axes, panels.items(), strict=True)):
@@ -45,7 +48,7 @@ def grid_figure(
         step = 1 if len(columns) <= 2 * _WRITTEN else 4
         axis.set_xticks(range(0, len(columns), step), columns[::step])
         axis.set_yticks(range(len(rows)), rows)
-        if number + ACROSS >= len(panels):
+        if number + in_a_row >= len(panels):
             axis.set_xlabel(across)
         for y, row in enumerate(own if len(columns) <= _WRITTEN else ()):
             for x, value in enumerate(row):
