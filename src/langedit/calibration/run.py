@@ -171,7 +171,9 @@ def calibrate(
         rate = learning_rate(found.stride(last), found.lengths[last], model.structure.d_model)
         start = start.replace(value_lr=rate)
     statistics = layer_statistics(model, requests, moments, max_tokens=start.micro_batch_tokens)
-    space = make_space(start.method, list(moments.layers), found, model.structure.d_model)
+    end = model.structure.n_layers if start.loss_layer is None else start.loss_layer + 1
+    layers = [layer for layer in moments.layers if layer < end]
+    space = make_space(start.method, layers, found, model.structure.d_model)
     marks.append(("statistics", plan.budget.spent))
 
     left = len(parts.confirm) / len(parts.search) * (2 + len(plan.against)) * _MARGIN
