@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
+class Done(Protocol):
+    """Told how many steps are done in all, and what is being done where that has changed."""
+
+    def __call__(self, done: int, title: str | None = None) -> None:
+        """Show it."""
+        ...
+
+
 @contextmanager
-def progress(
-    title: str, total: int | None = None, *, shown: bool = True
-) -> Iterator[Callable[[int], None]]:
+def progress(title: str, total: int | None = None, *, shown: bool = True) -> Iterator[Done]:
     """Show a bar on the error stream while the body runs; it disappears afterwards.
 
     Args:
@@ -34,7 +41,7 @@ def progress(
     )
     with bar:
         task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda done, title=None: bar.update(task, completed=done, description=title)
 
 
 def note(message: str) -> None:

@@ -14,6 +14,7 @@ import typer
 from langedit.cli import (
     apply,
     apply_delta,
+    calibrate,
     compare,
     demo,
     edit,
@@ -73,6 +74,9 @@ app.command(
     "plan", short_help="Say what a run needs in memory and time.", epilog=memory_plan.EXAMPLES
 )(memory_plan.run)
 
+app.command("calibrate", short_help="Find settings for a model.", epilog=calibrate.EXAMPLES)(
+    calibrate.run
+)
 app.command(
     "compare", short_help="Compare methods, models and data sets.", epilog=compare.EXAMPLES
 )(compare.run)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from langedit.cli.options import layers_text
 from langedit.console import note
 from langedit.editing import EditConfig
 from langedit.editing.moment_files import find_layers
+from langedit.editing.shipped import shipped_names, shipped_settings
 from langedit.errors import ConfigError
 from langedit.workspace.guards import GuardSettings, read_guard_texts
 
@@ -53,7 +53,10 @@ def read_settings(
         return EditConfig.from_hparams(path, **changes)
     if path.is_file() or path.suffix == ".toml":
         return EditConfig.from_toml(path, apart=(GUARDS,) if guarded else (), **changes)
-    return _shipped(source, changes)
+    try:
+        return shipped_settings(source, **changes)
+    except ConfigError as error:
+        raise ConfigError(f"--config: {error}") from None
 
 
 def read_guards(source: str | None) -> tuple[GuardSettings, list[str]]:
@@ -73,23 +76,6 @@ def read_guards(source: str | None) -> tuple[GuardSettings, list[str]]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return guards, read_guard_texts(guards.texts, path.parent)
-
-
-def shipped_names() -> tuple[str, ...]:
-    """Names of the settings that come with the package."""
-    folder = files("langedit") / "configs"
-    names = (entry.name for entry in folder.iterdir() if entry.name.endswith(".toml"))
-    return tuple(sorted(name.removesuffix(".toml") for name in names))
-
-
-def _shipped(name: str, changes: Mapping[str, Any]) -> EditConfig:
-    if name not in shipped_names():
-        raise ConfigError(
-            f"--config: expected a .toml or .json file, or one of {', '.join(shipped_names())}, "
-            f"got {name!r}"
-        )
-    with as_file(files("langedit") / "configs" / f"{name}.toml") as path:
-        return EditConfig.from_toml(path, **changes)
 
 
 def _from_moments(moments: Path | None, changes: dict[str, Any]) -> EditConfig:

@@ -16,7 +16,7 @@ from langedit.models import EditableModel, load_model
 
 LAYERS = (0, 1, 2)
 """Edited layers: those in which the model gathers what it knows of a subject, and gives each its
-own keys. `python -m langedit.demo.probe_layers` shows how far targets are reached at each layer."""
+own keys; `langedit calibrate` shows how far targets are reached at each layer."""
 
 _OWN_SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {

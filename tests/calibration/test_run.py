@@ -1,0 +1,204 @@
+"""A whole calibration of a tiny model: what is written, what is kept, and that nothing leaks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from edits import random_moments, settings
+from tiny import tiny_editable
+
+from langedit.calibration import run as stages
+from langedit.calibration.bench import Bench
+from langedit.calibration.budget import Budget
+from langedit.calibration.report import NUMBERS, REPORT, SETTINGS, write_calibration
+from langedit.calibration.run import Plan, calibrate
+from langedit.calibration.start import Start
+from langedit.compare.reading import edit_config, read_comparison
+from langedit.editing import EditConfig
+from langedit.errors import ConfigError, FactError, NumericalError
+from langedit.facts import Fact, Probe, make_batches
+
+SUBJECTS = ("France", "Peru", "Vienna", "Rome", "Lily", "Anna", "Berlin", "Madrid")
+SAMPLE = tuple(
+    Fact(
+        language,
+        prompt,
+        subject,
+        target,
+        paraphrases=("The water of {} is",) if language == "en" else (),
+        neighbourhood=(Probe("The capital of Spain is", "Madrid"),),
+        id=f"{language}-{subject}",
+    )
+    for language, prompt, target in (
+        ("en", "The capital of {} is", "Wien"),
+        ("zh", "{}的首都是", "北京"),
+    )
+    for subject in SUBJECTS
+)
+LAYERS = (0, 1)
+"""That have second moments; the model has one more."""
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_editable()
+
+
+@pytest.fixture(scope="module")
+def moments(model):
+    return random_moments(model, LAYERS)
+
+
+def plan(*, trials: int | None = 4, minutes: float | None = None, **changes) -> Plan:
+    start = settings(
+        value_steps=3, prefix_count=1, prefix_length=2, relative_ridge=0.1, layers=(0,)
+    )
+    return Plan(
+        start=Start(config=start, origin="a test", rate_known=False),
+        budget=Budget(minutes=minutes),
+        trials=trials,
+        batch_size=2,
+        against=changes.get("against", {}),
+    )
+
+
+@pytest.fixture(scope="module")
+def found(model, moments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("langedit.calibration.effects.CONFIDENCE", 0.0)
+        against = {"broken": settings(layers=(2,))}
+        return calibrate(model, SAMPLE, moments, plan(against=against))
+
+
+@pytest.fixture(scope="module")
+def unsure(model, moments):
+    """The random model answers nothing with confidence."""
+    return calibrate(model, SAMPLE, moments, plan(trials=1))
+
+
+@pytest.fixture(scope="module")
+def written(found, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrated")
+    write_calibration(found, folder, "langedit calibrate --model x")
+    return folder
+
+
+def test_the_model_is_as_before(model, found, moments):
+    assert model.identity().weights_hash == moments.identity.weights_hash
+
+
+def test_as_many_settings_are_tried_as_were_asked_for(found):
+    assert len(found.trials) == 5
+    assert found.trials[0].config == found.plan.start.config
+    tried = [trial.config for trial in found.trials]
+    assert len({config.to_toml() for config in tried}) == 5
+    assert all(set(config.layers) <= set(LAYERS) for config in tried)
+
+
+def test_parts_share_no_subject(found):
+    parts = (found.parts.probe, found.parts.search, found.parts.confirm)
+    subjects = [{fact.subject for fact in part} for part in parts]
+    assert sum(map(len, subjects)) == len(set.union(*subjects)) == len(SUBJECTS)
+    assert sum(map(len, parts)) == len(SAMPLE)
+
+
+def test_the_best_of_the_search_is_kept_only_if_it_is_confirmed(found):
+    best = max(found.trials, key=lambda trial: trial.objective)
+    if "found" not in found.confirmed:
+        assert best is found.trials[0]
+        assert found.kept
+        return
+    start, other = found.confirmed["start"].trial, found.confirmed["found"].trial
+    assert other.config == best.config
+    assert found.kept == (other.objective <= start.objective)
+
+
+def test_settings_that_fail_are_reported(found):
+    broken = found.confirmed["broken"]
+    assert broken.trial.record is None
+    assert broken.trial.error
+    assert broken.intervals == {}
+
+
+def test_two_runs_are_equal(model, moments, unsure):
+    first, second = unsure, calibrate(model, SAMPLE, moments, plan(trials=1))
+    assert [t.config for t in first.trials] == [t.config for t in second.trials]
+    assert [t.scores for t in first.trials] == [t.scores for t in second.trials]
+    assert torch.equal(first.reach.reached, second.reach.reached)
+
+
+def test_a_spent_budget_still_gives_two_runs(model, moments):
+    short = calibrate(model, SAMPLE, moments, plan(trials=None, minutes=1e-9))
+    assert len(short.trials) == 2
+    assert len(short.reach.languages) <= stages._CHUNK
+
+
+def test_languages_of_which_nothing_is_known_are_named(unsure, tmp_path, monkeypatch):
+    monkeypatch.setattr("langedit.calibration.report.curve_figure", lambda *_, **__: None)
+    assert unsure.effects == {}
+    assert set(unsure.asked) == {"en", "zh"}
+    write_calibration(unsure, tmp_path, "langedit calibrate")
+    assert "Not traced: en, zh." in (tmp_path / REPORT).read_text(encoding="utf-8")
+    assert not (tmp_path / "tracing-mlp.png").exists()
+
+
+def test_the_files_hold_what_was_found(found, written):
+    assert EditConfig.from_toml(written / SETTINGS) == found.chosen
+    text = (written / SETTINGS).read_text(encoding="utf-8")
+    assert "# Targets reached at layers 0 to 2:" in text
+    report = (written / REPORT).read_text(encoding="utf-8")
+    figures = [part.split(")")[0] for part in report.split("](")[1:]]
+    assert {"tracing-mlp.png", "tracing-hidden.png", "reachability.png", "spectra.png"} <= set(
+        figures
+    )
+    assert all((written / name).stat().st_size > 1000 for name in figures if name.endswith("png"))
+    kept = json.loads((written / NUMBERS).read_text(encoding="utf-8"))
+    assert len(kept["trials"]) == 5
+    assert len(kept["effects"]["all"]["mlp"]) == 3
+
+
+def test_a_comparison_reads_the_settings(found, written, tmp_path):
+    (tmp_path / "own.toml").write_text(
+        'languages = ["en"]\nbatches = 1\nedits_per_batch = 1\nseeds = [0]\n'
+        f'[models.m]\nsource = "bundled"\nsettings_file = "{written / SETTINGS}"\n'
+        "[methods.langedit]\n[datasets.atlas]\n",
+        encoding="utf-8",
+    )
+    config = read_comparison(tmp_path / "own.toml")
+    assert edit_config(config, "langedit", "m") == found.chosen
+
+
+def test_too_few_facts_are_refused(model, moments):
+    with pytest.raises(FactError, match="at least 5 subjects in each language"):
+        calibrate(model, SAMPLE[:2], moments, plan())
+
+
+def test_settings_that_cannot_edit_at_all_are_an_error(model, moments, monkeypatch):
+    monkeypatch.setattr(
+        "langedit.calibration.run.search",
+        lambda space, start, suggested, run, goes_on, seed: [run(start.replace(layers=(2,)))],
+    )
+    with pytest.raises(ConfigError, match="expected settings with which the model can be edited"):
+        calibrate(model, SAMPLE, moments, plan())
+
+
+def test_a_trial_scores_as_an_edit_does(model, moments, monkeypatch):
+    """A control: better settings score better, and a failed batch leaves the weights alone."""
+    bench = Bench(model, moments)
+    batches = make_batches(SAMPLE, 4)
+    weak = settings(layers=(1,), value_steps=1, prefix_count=1, prefix_length=2)
+    strong = weak.replace(value_steps=25, value_lr=0.5, norm_clamp=3.0, ridge=1e-4)
+    assert (
+        bench.run(strong, batches).scores["efficacy"] > bench.run(weak, batches).scores["efficacy"]
+    )
+
+    def fail(*_args):
+        raise NumericalError("no score")
+
+    monkeypatch.setattr("langedit.calibration.bench.score_facts", fail)
+    failed = bench.run(strong, batches)
+    assert failed.error == "no score"
+    assert failed.objective < 0
+    assert model.identity().weights_hash == moments.identity.weights_hash
