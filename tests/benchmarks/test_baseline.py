@@ -10,7 +10,10 @@ from tiny import tiny_editable
 from benchmarks.baseline import BaselineEditor, DenseLayer, baseline_keys, baseline_target
 from benchmarks.streams import exponent, run_stream
 from langedit.editing import Editor, compute_keys, optimise_targets, prepare_request
+from langedit.errors import ConfigError
+from langedit.linalg import SecondMoment
 from langedit.models import EditableModel
+from langedit.profiler import Profiler
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -41,7 +44,6 @@ def edited(corpus_weight: float) -> tuple[EditableModel, EditableModel, Editable
             ridge=float(state.ridge or 0),
             corpus_weight=corpus_weight,
             dtype=torch.float64,
-            tolerance=1e-10,
         )
     baseline = BaselineEditor(tiny_editable(), config, layers)
     for facts in (FACTS, LATER):
@@ -60,6 +62,33 @@ def test_weights_after_two_batches_are_those_of_the_editor(corpus_weight: float)
         other = theirs.read_weight(layer) - before.read_weight(layer)
         assert change.norm() > 0
         assert (change - other).norm() <= 2e-3 * other.norm()
+
+
+@pytest.mark.parametrize("changes", [{"stop_margin": 0.1}, {"merge_shared": True}])
+def test_settings_that_the_baseline_does_not_read_are_refused(changes: dict) -> None:
+    (name,) = changes
+    with pytest.raises(ConfigError, match=f"defaults .* got others of {name}"):
+        BaselineEditor(tiny_editable(), settings(**changes), {})
+
+
+def test_what_is_timed_is_one_decomposition_and_one_product_of_square_matrices() -> None:
+    d = 64
+    rows = torch.randn(200, d, dtype=torch.float64)
+    moment = SecondMoment(count=200, mean=rows.T @ rows / 200)
+    layer = DenseLayer(moment=moment, threshold=0.5, ridge=0.1)
+    keys, wanted = torch.randn(2, d), torch.randn(2, 3)
+    layer.remember(keys)
+    layer.forbid(keys)
+    profiler = Profiler()
+    with profiler.stage("refresh"):
+        layer.refresh()
+    layer.make_exact()
+    with profiler.stage("solve"):
+        layer.solve(keys, wanted)
+    cube = d**3
+    assert profiler.costs["refresh"].flops <= (26 + 2) * cube  # textbook count of an SVD; U Uᵀ
+    few = 2 * d * d * (2 + 3 + 3 + 3)
+    assert profiler.costs["solve"].flops <= (2 + 2 / 3) * cube + few
 
 
 def test_a_stream_of_simulated_keys(tmp_path, capsys) -> None:
