@@ -16,7 +16,9 @@ __all__ = [
     "BaselineEditor",
     "BaselineTarget",
     "DenseLayer",
+    "baseline_answers",
     "baseline_keys",
     "baseline_lookup_hidden",
+    "baseline_moments",
     "baseline_target",
 ]

@@ -8,10 +8,13 @@ from edits import FACTS, LATER, PREFIXES, random_moments, settings
 from tiny import tiny_editable
 
 from benchmarks.baseline import BaselineEditor, DenseLayer, baseline_keys, baseline_target
-from benchmarks.streams import exponent, run_stream
+from benchmarks.held import held_bytes
+from benchmarks.streams import Stream, _method, exponent, run_stream
+from benchmarks.world import SimulatedKeys
 from langedit.editing import Editor, compute_keys, optimise_targets, prepare_request
+from langedit.editing.methods import LayerState
 from langedit.errors import ConfigError
-from langedit.linalg import SecondMoment
+from langedit.linalg import SecondMoment, Spectrum
 from langedit.models import EditableModel
 from langedit.profiler import Profiler
 
@@ -92,11 +95,42 @@ def test_what_is_timed_is_one_decomposition_and_one_product_of_square_matrices()
 
 
 def test_a_stream_of_simulated_keys(tmp_path, capsys) -> None:
-    found = run_stream(tmp_path, d_in=96, d_out=8, facts=5, batches=3)
+    found = run_stream(tmp_path, d_in=256, d_out=8, facts=5, batches=3)
     assert found["largest_difference"] < 1e-3
-    assert len(found["langedit_seconds"]) == len(found["baseline_seconds"]) == 3
-    assert found["held_bytes"][-1]["dense"] == 3 * 96 * 96 * 4
-    assert found["held_bytes"][-1]["langedit"] < found["held_bytes"][-1]["dense"] * 3
+    for name in ("langedit_seconds", "corpus_weight_seconds", "baseline_seconds"):
+        assert len(found[name]) == 3
+    last = found["held_bytes"][-1]
+    assert last["dense"] == 3 * 256 * 256 * 4
+    assert last["corpus_weight"] - last["langedit"] >= 256 * 256 * 8  # the factor, in float64
+
+
+def test_bytes_held_are_those_of_the_storages() -> None:
+    base = torch.zeros(10, 4)
+    assert held_bytes(base, base[:2], {"a": [base.T]}) == 160
+    assert held_bytes((base, torch.zeros(3))) == 172
+    keys = SimulatedKeys(512)
+    moment = keys.moment(1)
+    moment = moment.with_spectrum(Spectrum.of(moment.mean))
+    stream = Stream.begin(moment, 128, 0.0)
+    rank = stream.state.projector.rank
+    for _ in range(3):
+        stream.edit(keys.draw(4), torch.randn(4, 128))
+    weights = 2 * 128 * 512 * 4
+    least = (rank + 12) * 512 * 8 + (12 + 8) * 512 * 4 + weights
+    assert least <= stream.held_bytes()
+
+
+def test_a_layer_of_few_forbidden_directions_holds_less_than_three_stacks() -> None:
+    d = 512
+    projector = SimulatedKeys(d).projector(d // 8)
+    state = LayerState(history=torch.zeros(0, d), projector=projector, ridge=0.1)
+    base = torch.zeros(64, d)
+    stream = Stream(method=_method(), state=state, base=base, weight=base, opening=0.0)
+    for _ in range(3):
+        stream.edit(SimulatedKeys(d).draw(4), torch.randn(4, 64))
+    assert stream.held_bytes() < 3 * d * d * 4
+    full = LayerState(history=torch.zeros(0, d), projector=SimulatedKeys(d).projector(d - 8))
+    assert held_bytes(full, full.projector.dense()) > 3 * d * d * 4  # the test can fail
 
 
 def test_exponents() -> None:
