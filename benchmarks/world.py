@@ -93,7 +93,7 @@ class SimulatedKeys:
 
     def turn(self, rows: Tensor) -> Tensor:
         """Reflect rows at eight planes, an orthogonal map."""
-        for mirror in self.mirrors.to(rows):
+        for mirror in torch.nn.functional.normalize(self.mirrors.to(rows), dim=1):
             rows = rows - 2 * torch.outer(rows @ mirror, mirror)
         return rows
 
