@@ -66,7 +66,7 @@ PARTS: dict[str, Part] = {
         quick=partial(streams.run_widths, facts=10, widths=(128, 256)),
     ),
     "sizes": Part(
-        minutes=1.5,
+        minutes=2.5,
         run=streams.run_sizes,
         quick=partial(streams.run_sizes, d_in=256, sizes=(1, 50, 100)),
     ),

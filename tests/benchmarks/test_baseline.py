@@ -7,13 +7,27 @@ import torch
 from edits import FACTS, LATER, PREFIXES, random_moments, settings
 from tiny import tiny_editable
 
-from benchmarks.baseline import BaselineEditor, DenseLayer, baseline_keys, baseline_target
+from benchmarks.baseline import (
+    BaselineEditor,
+    DenseLayer,
+    baseline_answers,
+    baseline_keys,
+    baseline_moments,
+    baseline_target,
+)
 from benchmarks.held import held_bytes
 from benchmarks.streams import Stream, _method, exponent, run_stream
 from benchmarks.world import SimulatedKeys
-from langedit.editing import Editor, compute_keys, optimise_targets, prepare_request
+from langedit.editing import (
+    Editor,
+    collect_moments,
+    compute_keys,
+    optimise_targets,
+    prepare_request,
+)
 from langedit.editing.methods import LayerState
 from langedit.errors import ConfigError
+from langedit.evaluation import forced_answers
 from langedit.linalg import SecondMoment, Spectrum
 from langedit.models import EditableModel
 from langedit.profiler import Profiler
@@ -31,6 +45,21 @@ def test_targets_and_keys_are_those_of_the_editor(family: str) -> None:
     contexts = [request.prompts for request in requests]
     keys = baseline_keys(model, contexts, 1)
     torch.testing.assert_close(keys, compute_keys(model, contexts, [1])[1], rtol=1e-4, atol=1e-5)
+
+
+def test_scores_and_moments_one_text_at_a_time_are_those_of_the_package() -> None:
+    model = tiny_editable("llama")
+    items = [((30, 31, 32), (40,)), ((50,), (41, 42))]
+    for ours, theirs in zip(
+        forced_answers(model, items), baseline_answers(model, items), strict=True
+    ):
+        assert ours.predicted == theirs.predicted
+        assert ours.log_probabilities == pytest.approx(theirs.log_probabilities, abs=1e-5)
+    texts = ["Paris is in France", "The water is in Peru", "Anna"]
+    found = collect_moments(model, [("en", text) for text in texts], [0, 1])
+    for layer, mean in baseline_moments(model, texts, [0, 1]).items():
+        own = found.layers[layer].moment.mean.to(mean)
+        assert (own - mean).norm() <= 1e-5 * own.norm()
 
 
 def edited(corpus_weight: float) -> tuple[EditableModel, EditableModel, EditableModel]:
