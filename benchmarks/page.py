@@ -145,12 +145,12 @@ def _linalg(found: Figures, docs: Path) -> list[str]:
         f"## Linear algebra alone, d_in {found['d_in']}, {found['facts']} facts a batch, "
         f"{found['batches']} batches",
         "",
-        f"{sum(ours):.1f} s for the stream against {sum(theirs):.0f} s:",
+        f"{sum(ours):.3g} s for the stream against {sum(theirs):.3g} s:",
         f"**{ratio:.0f} ×**. With the decomposition of the corpus's moment that both need once",
-        f"({found['decomposition_seconds']:.1f} s, kept beside the moments, against",
-        f"{found['baseline_decomposition_seconds']:.1f} s) it is",
+        f"({found['decomposition_seconds']:.3g} s, kept beside the moments, against",
+        f"{found['baseline_decomposition_seconds']:.3g} s) it is",
         f"{found['ratio_with_decomposition']:.0f} ×. With `corpus_weight` the stream takes",
-        f"{sum(weighed):.1f} s after {found['corpus_weight_opening_seconds']:.1f} s of opening.",
+        f"{sum(weighed):.3g} s after {found['corpus_weight_opening_seconds']:.3g} s of opening.",
         "Each time ends with the dense update added to the weight.",
         "",
         *_goals(
@@ -180,6 +180,11 @@ def _linalg(found: Figures, docs: Path) -> list[str]:
     ]
 
 
+def _at(size: int, sizes: Sequence[float], seconds: Sequence[float]) -> str:
+    """Seconds of a curve at a size, where it was measured."""
+    return next((f"{own:.3g}" for at, own in zip(sizes, seconds, strict=True) if at == size), "–")
+
+
 def _growth(
     title: str, label: str, axis: str, file: str, sizes: str
 ) -> Callable[[Figures, Path], list[str]]:
@@ -195,17 +200,18 @@ def _growth(
                 notes.append(f"{name} {found[f'{key}_exponent']:.2f}")
         _plot(docs / file, axis, "seconds", curves, logarithmic=(sizes != "edits", True))
         rows = [
-            (f"{size:,}", f"{second:.3f}")
-            for size, second in zip(found[sizes], found["seconds"], strict=True)
+            (f"{size:,}", *(_at(size, *curve) for curve in curves.values()))
+            for size in found[sizes]
         ]
+        name = title.format(d_in=found.get("d_in"))
         return [
-            f"## {title}",
+            f"## {name}",
             "",
-            *table((axis, "seconds"), rows),
+            *table((axis, *(f"{own}, s" for own in curves)), rows),
             "",
             f"Fitted exponents{label}: {', '.join(notes)}.",
             "",
-            f"![{title}]({file})",
+            f"![{name}]({file})",
         ]
 
     return section
@@ -239,7 +245,7 @@ SECTIONS: Mapping[str, Callable[[Figures, Path], list[str]]] = {
     "end-to-end": _end_to_end,
     "linalg": _linalg,
     "edits": _growth(
-        "Cost of a batch by number of edits so far (d_in 12,288, simulated keys)",
+        "Cost of a batch by number of edits so far (d_in {d_in:,}, simulated keys)",
         " against the forbidden rank",
         "edits",
         "performance-edits.png",
@@ -253,7 +259,7 @@ SECTIONS: Mapping[str, Callable[[Figures, Path], list[str]]] = {
         "d_in",
     ),
     "sizes": _growth(
-        "Cost of the linear algebra by facts a batch (d_in 4,096)",
+        "Cost of the linear algebra by facts a batch (d_in {d_in:,})",
         " from 50 facts on",
         "facts",
         "performance-sizes.png",
