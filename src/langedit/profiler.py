@@ -138,7 +138,7 @@ def timed(seconds: dict[str, float], stage: str, profiler: Profiler | None) -> I
 
 
 def _settle_gpus() -> None:
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for number in range(torch.cuda.device_count()):
             if torch.cuda.memory_reserved(number):  # others are not in use, and stay so
                 torch.cuda.synchronize(number)
