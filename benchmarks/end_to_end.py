@@ -60,7 +60,7 @@ class Timed:
     model: EditableModel
 
 
-def run(folder: Path, *, batches: int = 4, facts: int = 25, texts: int = 200) -> dict[str, Any]:
+def run(folder: Path, *, batches: int = 4, facts: int = 25, texts: int = 1000) -> dict[str, Any]:
     """Edit both ways, from the same unedited model; compare results, then times.
 
     Raises:
