@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,73 +13,159 @@ import torch
 from torch import Tensor
 
 from benchmarks.baseline import DenseLayer
+from benchmarks.held import held_bytes
 from benchmarks.world import SimulatedKeys
-from langedit.linalg import (
-    LowRankUpdate,
-    NullSpaceProjector,
-    Spectrum,
-    null_fraction,
-    projected_update,
-)
+from langedit.editing import EditConfig
+from langedit.editing.methods import ClosedForm, LayerState, find_method
+from langedit.errors import NumericalError
+from langedit.linalg import NullSpaceProjector, SecondMoment, Spectrum, null_fraction
 
-RIDGE, TOLERANCE = 0.1, 1e-6
+RIDGE, NULL_SHARE, CORPUS_WEIGHT = 0.1, 0.6, 10.0
+LARGEST_DENSE = 4096
+"""Widest layer that is decomposed, or edited the straightforward way, in these benchmarks."""
+
+_TOLERANCE = 1e-2
+"""Largest relative difference of an update; the baseline solves in float32, as published."""
 
 
 def run_stream(
     _folder: Path, *, d_in: int = 4096, d_out: int = 1024, facts: int = 100, batches: int = 20
 ) -> dict[str, Any]:
-    """The whole stream both ways on the same keys, one layer."""
+    """The whole stream both ways on the same keys, one layer.
+
+    Raises:
+        NumericalError: an update differs by more than rounding.
+    """
     keys = SimulatedKeys(d_in)
     moment = keys.moment()
     begun = perf_counter()
     moment = moment.with_spectrum(Spectrum.of(moment.mean))
     decomposed = perf_counter() - begun
-    projector = NullSpaceProjector.from_moment(moment, null_share=0.6)
-    stream = [(keys.draw(facts), torch.randn(facts, d_out)) for _ in range(batches)]
-    dense = DenseLayer(
-        moment=moment, threshold=float(projector.threshold or 0), ridge=RIDGE, tolerance=1e-5
-    )
-    ours, theirs, distances, held = [], [], [], []
-    for number, (rows, residuals) in enumerate(stream):
-        begun = perf_counter()
-        update = _step(projector, rows, residuals)
-        null_fraction(projector, rows)
-        projector = projector.extend(rows, TOLERANCE)
-        ours.append(perf_counter() - begun)
-        begun = perf_counter()
-        dense.refresh()
-        other = dense.solve(rows, residuals)
-        dense.remember(rows)
-        theirs.append(perf_counter() - begun)
-        distances.append(float((update.dense() - other).norm() / other.norm()))
-        history = (number + 1) * rows.numel() * rows.element_size()
-        own = projector.basis.untyped_storage().nbytes() + history  # with the room to grow
-        held.append({"edits": (number + 1) * facts, "langedit": own, "dense": dense.held_bytes})
-        print(f"  batch {number + 1}: {ours[-1]:.2f} s against {theirs[-1]:.1f} s", flush=True)
+    ours = {
+        name: Stream.begin(moment, d_out, weight)
+        for name, weight in (("langedit", 0.0), ("corpus_weight", CORPUS_WEIGHT))
+    }
+    projector = ours["langedit"].state.projector
+    assert projector is not None
+    begun = perf_counter()
+    dense = DenseLayer(moment=moment, threshold=float(projector.threshold or 0), ridge=RIDGE)
+    opened = perf_counter() - begun
+    weight = torch.zeros(d_out, d_in)
+    theirs, distances, held = [], [], []
+    for number in range(batches):
+        rows, residuals = keys.draw(facts), torch.randn(facts, d_out)
+        updates = {name: stream.edit(rows, residuals) for name, stream in ours.items()}
+        seconds, other = _dense_step(dense, rows, residuals, weight)
+        theirs.append(seconds)
+        distances.append(float((updates["langedit"] - other).norm() / other.norm()))
+        edits = (number + 1) * facts
+        sizes = {name: stream.held_bytes() for name, stream in ours.items()}
+        held.append({"edits": edits, **sizes, "dense": held_bytes(dense.held)})
+        latest = ", ".join(f"{name} {stream.seconds[-1]:.2f} s" for name, stream in ours.items())
+        print(f"  batch {number + 1}: {latest}, baseline {seconds:.1f} s", flush=True)
+        if not distances[-1] <= _TOLERANCE:
+            raise NumericalError(
+                f"linalg: expected updates equal to {_TOLERANCE:g}, got a relative difference of "
+                f"{distances[-1]:.2g} in batch {number + 1}: the times cannot be compared"
+            )
+    own = ours["langedit"].seconds
     return {
         "d_in": d_in,
+        "d_out": d_out,
         "facts": facts,
         "batches": batches,
         "threads": torch.get_num_threads(),
         "decomposition_seconds": decomposed,
-        "langedit_seconds": ours,
+        "baseline_decomposition_seconds": opened,
+        "langedit_seconds": own,
+        "corpus_weight_seconds": ours["corpus_weight"].seconds,
+        "corpus_weight_opening_seconds": ours["corpus_weight"].opening,
         "baseline_seconds": theirs,
-        "ratio": sum(theirs) / sum(ours),
-        "ratio_with_decomposition": sum(theirs) / (sum(ours) + decomposed),
-        "last_to_second": ours[-1] / ours[1],
+        "ratio": sum(theirs) / sum(own),
+        "ratio_with_decomposition": (sum(theirs) + opened) / (sum(own) + decomposed),
+        "last_to_second": own[-1] / own[1],
         "largest_difference": max(distances),
+        "tolerance": _TOLERANCE,
         "held_bytes": held,
     }
 
 
-def run_edits(_folder: Path, *, d_in: int = 12288, facts: int = 100) -> dict[str, Any]:
+@dataclass(kw_only=True, eq=False)
+class Stream:
+    """One layer edited batch after batch by the method itself, as an editor does it.
+
+    Attributes:
+        method: orthogonal LangEdit.
+        state: what it remembers.
+        base: (d_out, d_in) weight before the first batch.
+        weight: weight so far.
+        opening: seconds of making the state from a decomposed moment.
+        earlier: the state before the last batch, which an editor keeps for `undo`.
+        seconds: of each batch.
+    """
+
+    method: ClosedForm
+    state: LayerState
+    base: Tensor
+    weight: Tensor
+    opening: float
+    earlier: LayerState | None = None
+    seconds: list[float] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, moment: SecondMoment, d_out: int, corpus_weight: float) -> Stream:
+        """Before the first batch; the weight is zero."""
+        method = _method(corpus_weight)
+        begun = perf_counter()
+        state = method.start(0, moment)
+        opening = perf_counter() - begun
+        base = torch.zeros(d_out, moment.width)
+        return cls(method=method, state=state, base=base, weight=base, opening=opening)
+
+    def edit(self, rows: Tensor, residuals: Tensor) -> Tensor:
+        """Edit one batch, and return its dense update."""
+        begun = perf_counter()
+        update, state = _batch(self.method, self.state, rows, residuals)
+        weight = self.weight + update
+        self.seconds.append(perf_counter() - begun)
+        self.earlier, self.state, self.weight = self.state, state, weight
+        return update
+
+    def held_bytes(self) -> int:
+        """Bytes of what is remembered, now and before the last batch, and of both weights."""
+        return held_bytes(self.state, self.earlier, self.base, self.weight)
+
+
+def _dense_step(
+    dense: DenseLayer, rows: Tensor, residuals: Tensor, weight: Tensor
+) -> tuple[float, Tensor]:
+    """Seconds of one batch the straightforward way, and its update; `weight` is added to."""
+    begun = perf_counter()
+    dense.refresh()
+    taken = perf_counter() - begun
+    dense.make_exact()
+    begun = perf_counter()
+    update = dense.solve(rows, residuals)
+    weight += update
+    dense.remember(rows)
+    taken += perf_counter() - begun
+    dense.forbid(rows)
+    return taken, update
+
+
+def run_edits(
+    _folder: Path,
+    *,
+    d_in: int = 12288,
+    facts: int = 100,
+    counts: Sequence[int] = (0, 1000, 2000, 4000, 6000, 8000, 10000),
+) -> dict[str, Any]:
     """Seconds of one batch after 0 to 10,000 edits."""
-    keys, residuals = SimulatedKeys(d_in), torch.randn(facts, d_in // 4)
-    start = d_in // 8
-    counts, seconds = (0, 1000, 2000, 4000, 6000, 8000, 10000), []
+    keys, residuals, method = SimulatedKeys(d_in), torch.randn(facts, d_in // 4), _method()
+    start, seconds = d_in // 8, []
     for count in counts:
-        projector, rows = keys.projector(start + count), keys.draw(facts)
-        seconds.append(_least(lambda p=projector, r=rows: _batch(p, r, residuals)))
+        state, rows = _state(keys.projector(start + count)), keys.draw(facts)
+        seconds.append(_least(lambda s=state, r=rows: _batch(method, s, r, residuals)))
         print(f"  {count} edits: {seconds[-1]:.2f} s", flush=True)
     ranks = [start + count for count in counts]
     return {
@@ -91,29 +178,28 @@ def run_edits(_folder: Path, *, d_in: int = 12288, facts: int = 100) -> dict[str
     }
 
 
-def run_widths(_folder: Path, *, facts: int = 100) -> dict[str, Any]:
+def run_widths(
+    _folder: Path,
+    *,
+    facts: int = 100,
+    widths: Sequence[int] = (1024, 2048, 4096, 8192, 16384),
+) -> dict[str, Any]:
     """Seconds of one batch at widths of 1k to 16k, half of the directions forbidden."""
-    widths, seconds = (1024, 2048, 4096, 8192, 16384), []
+    seconds, method = [], _method()
     for d_in in widths:
         keys = SimulatedKeys(d_in)
-        projector, rows = keys.projector(d_in // 2), keys.draw(facts)
+        state, rows = _state(keys.projector(d_in // 2)), keys.draw(facts)
         residuals = torch.randn(facts, 1024)
-        seconds.append(_least(lambda p=projector, r=rows, t=residuals: _batch(p, r, t)))
+        seconds.append(_least(lambda s=state, r=rows, t=residuals: _batch(method, s, r, t)))
         print(f"  width {d_in}: {seconds[-1]:.3f} s", flush=True)
     decompositions, dense = {}, {}
-    for d_in in (1024, 2048, 4096):
+    for d_in in (width for width in widths if width <= LARGEST_DENSE):
         keys = SimulatedKeys(d_in)
         moment = keys.moment(1)
-        decompositions[d_in] = _least(lambda m=moment: Spectrum.of(m.mean), times=1)
-        layer = DenseLayer(moment=moment, threshold=1e-3, ridge=RIDGE)
-        layer.remember(keys.draw(facts))
+        decompositions[d_in] = _least(lambda m=moment: Spectrum.of(m.mean))
         rows, residuals = keys.draw(facts), torch.randn(facts, 1024)
-
-        def step(own: DenseLayer = layer, r: Tensor = rows, t: Tensor = residuals) -> None:
-            own.refresh()
-            own.solve(r, t)
-
-        dense[d_in] = _least(step, times=1)
+        dense[d_in] = _dense_batch(moment, rows, residuals)
+        print(f"  width {d_in}: baseline {dense[d_in]:.2f} s", flush=True)
     return {
         "facts": facts,
         "d_in": widths,
@@ -126,20 +212,28 @@ def run_widths(_folder: Path, *, facts: int = 100) -> dict[str, Any]:
     }
 
 
-def run_sizes(_folder: Path, *, d_in: int = 4096) -> dict[str, Any]:
+def run_sizes(
+    _folder: Path, *, d_in: int = 4096, sizes: Sequence[int] = (1, 10, 25, 50, 100, 200, 400, 800)
+) -> dict[str, Any]:
     """Seconds of one batch of 1 to 800 facts, half of the directions forbidden."""
-    keys = SimulatedKeys(d_in)
-    projector = keys.projector(d_in // 2)
-    sizes, seconds = (1, 10, 25, 50, 100, 200, 400, 800), []
+    keys, method = SimulatedKeys(d_in), _method()
+    state, seconds = _state(keys.projector(d_in // 2)), []
     for facts in sizes:
         rows, residuals = keys.draw(facts), torch.randn(facts, 1024)
-        seconds.append(_least(lambda r=rows, t=residuals: _batch(projector, r, t)))
+        seconds.append(_least(lambda r=rows, t=residuals: _batch(method, state, r, t)))
+    moment, dense = keys.moment(1), {}
+    for facts in (sizes[0], sizes[-1]):
+        rows, residuals = keys.draw(facts), torch.randn(facts, 1024)
+        dense[facts] = _dense_batch(moment, rows, residuals)
+        print(f"  {facts} facts: baseline {dense[facts]:.2f} s", flush=True)
     large = [(n, s) for n, s in zip(sizes, seconds, strict=True) if n >= 50]
     return {
         "d_in": d_in,
         "facts": sizes,
         "seconds": seconds,
         "exponent": exponent(*zip(*large, strict=True)),
+        "baseline_seconds": dense,
+        "baseline_exponent": exponent(list(dense), list(dense.values())),
     }
 
 
@@ -151,19 +245,44 @@ def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     return above / sum((a - mean_x) ** 2 for a in x)
 
 
-def _step(projector: NullSpaceProjector, rows: Tensor, residuals: Tensor) -> LowRankUpdate:
-    update = projected_update(projector, rows, residuals, ridge=RIDGE)
-    return update.to(dtype=torch.float32)
+def _method(corpus_weight: float = 0.0) -> ClosedForm:
+    config = EditConfig(
+        layers=(0,), null_share=NULL_SHARE, ridge=RIDGE, corpus_weight=corpus_weight
+    )
+    method = find_method("langedit").from_config(config)
+    assert isinstance(method, ClosedForm)
+    return method
 
 
-def _batch(projector: NullSpaceProjector, rows: Tensor, residuals: Tensor) -> None:
-    """All that a batch asks of one layer."""
-    _step(projector, rows, residuals)
-    null_fraction(projector, rows)
-    projector.extend(rows, TOLERANCE)
+def _state(projector: NullSpaceProjector) -> LayerState:
+    """Remembers a projector, and no keys: they would only be copied."""
+    return LayerState(history=torch.zeros(0, projector.d_in), projector=projector, ridge=RIDGE)
 
 
-def _least(step: Callable[[], object], times: int = 3) -> float:
+def _batch(
+    method: ClosedForm, state: LayerState, rows: Tensor, residuals: Tensor
+) -> tuple[Tensor, LayerState]:
+    """All that a batch asks of one layer, up to the dense update in float32."""
+    update = method.solve(state, rows, residuals).to(dtype=torch.float32).dense()
+    assert state.projector is not None
+    null_fraction(state.projector, rows)
+    return update, method.advance(state, rows)
+
+
+def _dense_batch(moment: SecondMoment, rows: Tensor, residuals: Tensor) -> float:
+    """Least seconds of a batch after another one, the straightforward way, over the same runs."""
+    layer = DenseLayer(moment=moment, threshold=1e-3, ridge=RIDGE)
+    layer.remember(rows)
+    weight = torch.zeros(residuals.shape[1], rows.shape[1])
+
+    def step() -> None:
+        layer.refresh()
+        weight.add_(layer.solve(rows, residuals))
+
+    return _least(step)
+
+
+def _least(step: Callable[[], object], times: int = 2) -> float:
     """Least time of some runs: others are waits for other programs."""
     found = []
     for _ in range(times):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from langedit.demo.atlas import Atlas
-from langedit.demo.bundled import bundled_moments, demo_config, load_bundled
+from langedit.demo.bundled import bundled_moments, demo_config, load_bundled, moment_corpus
 from langedit.demo.edits import choose_batches
 from langedit.editing import (
     EditConfig,
@@ -59,12 +60,21 @@ class World:
             config=config,
         )
 
+    def first(self, batches: int, facts: int) -> World:
+        """Some facts of some batches only."""
+        return replace(self, batches=[own[:facts] for own in self.batches[:batches]])
+
     def requests(self, model: EditableModel, facts: Sequence[Fact]) -> list[EditRequest]:
         """Encoded facts."""
         return [
             prepare_request(model, fact, self.prefixes.of(fact.language), self.config)
             for fact in facts
         ]
+
+
+def corpus(texts: int) -> list[tuple[str, str]]:
+    """Languages and texts as the bundled model's moments are made from."""
+    return list(islice(moment_corpus(Atlas.from_cldr()), texts))
 
 
 class SimulatedKeys:
@@ -83,7 +93,7 @@ class SimulatedKeys:
 
     def turn(self, rows: Tensor) -> Tensor:
         """Reflect rows at eight planes, an orthogonal map."""
-        for mirror in self.mirrors.to(rows):
+        for mirror in torch.nn.functional.normalize(self.mirrors.to(rows), dim=1):
             rows = rows - 2 * torch.outer(rows @ mirror, mirror)
         return rows
 

@@ -93,3 +93,14 @@ def test_time_is_kept_with_and_without_a_profiler() -> None:
         pass
     assert set(seconds) == {"a", "b"}
     assert set(profiler.costs) == {"a", "b"}
+
+
+def test_a_stage_waits_for_the_gpus_in_use_before_and_after(monkeypatch) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda number: 100 * (number != 1))
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    with timed({}, "stage", None):
+        assert waited == [0, 2]
+    assert waited == [0, 2, 0, 2]

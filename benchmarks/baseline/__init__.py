@@ -10,13 +10,16 @@ from benchmarks.baseline.editor import BaselineBatch, BaselineEditor
 from benchmarks.baseline.keys import baseline_keys, baseline_lookup_hidden
 from benchmarks.baseline.solve import DenseLayer
 from benchmarks.baseline.targets import BaselineTarget, baseline_target
+from benchmarks.baseline.texts import baseline_answers, baseline_moments
 
 __all__ = [
     "BaselineBatch",
     "BaselineEditor",
     "BaselineTarget",
     "DenseLayer",
+    "baseline_answers",
     "baseline_keys",
     "baseline_lookup_hidden",
+    "baseline_moments",
     "baseline_target",
 ]

@@ -14,25 +14,56 @@ from benchmarks.baseline.keys import baseline_keys, baseline_lookup_hidden
 from benchmarks.baseline.solve import DenseLayer
 from benchmarks.baseline.targets import baseline_target
 from langedit.editing import EditConfig, EditRequest
+from langedit.errors import ConfigError
 from langedit.models import EditableModel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BaselineBatch:
-    """Targets (n, d_model), layer -> keys and added matrix, and stage -> seconds."""
+    """What a batch did, and how long it took.
+
+    Attributes:
+        targets: (n, d_model).
+        keys: layer -> (n, d_in).
+        updates: layer -> added matrix (d_out, d_in).
+        seconds: stage -> wall-clock seconds.
+        comparing: seconds spent on what only the comparison of results needs; in no stage.
+    """
 
     targets: Tensor
     keys: Mapping[int, Tensor]
     updates: Mapping[int, Tensor]
     seconds: Mapping[str, float]
+    comparing: float
+
+
+_UNREAD = (
+    *("method", "projection", "spread", "stop_margin", "merge_shared", "loss_layer"),
+    "basis_tolerance",
+)
+"""Settings that would change the editor's result and are not read here."""
 
 
 class BaselineEditor:
-    """Orthogonal LangEdit in the manner of the published code."""
+    """Orthogonal LangEdit in the manner of the published code.
+
+    Raises:
+        ConfigError: a setting that is not read here is not at its default.
+    """
 
     def __init__(
         self, model: EditableModel, config: EditConfig, layers: Mapping[int, DenseLayer]
     ) -> None:
+        changed = [
+            name
+            for name in _UNREAD
+            if getattr(config, name) != EditConfig.model_fields[name].get_default()
+        ]
+        if changed:
+            raise ConfigError(
+                f"baseline: expected the defaults of settings that it does not read, got others "
+                f"of {', '.join(changed)}: leave them out"
+            )
         self.model = model
         self.config = config
         self.layers = layers
@@ -40,6 +71,7 @@ class BaselineEditor:
     def apply(self, requests: Sequence[EditRequest]) -> BaselineBatch:
         """Edit one batch."""
         seconds = dict.fromkeys(("targets", "keys", "projector", "solve"), 0.0)
+        comparing = {"": 0.0}
         model, config = self.model, self.config
         trained = [p for p in model.model.parameters() if p.requires_grad]
         for parameter in trained:
@@ -57,14 +89,21 @@ class BaselineEditor:
             residuals = (targets - hidden) / (len(config.layers) - done)
             with _timed(seconds, "projector"):
                 self.layers[layer].refresh()
+            with _timed(comparing, ""):
+                self.layers[layer].make_exact()
             with _timed(seconds, "solve"):
                 updates[layer] = self.layers[layer].solve(keys[layer], residuals).float()
                 model.write_weight(layer, model.read_weight(layer) + updates[layer])
         for layer in config.layers:  # what the edited model makes of the same prompts is kept
             with _timed(seconds, "keys"):
                 after = baseline_keys(model, contexts, layer)
-            self.layers[layer].remember(after)
-        return BaselineBatch(targets=targets, keys=keys, updates=updates, seconds=seconds)
+            with _timed(seconds, "projector"):
+                self.layers[layer].remember(after)
+            with _timed(comparing, ""):
+                self.layers[layer].forbid(after)
+        return BaselineBatch(
+            targets=targets, keys=keys, updates=updates, seconds=seconds, comparing=comparing[""]
+        )
 
 
 @contextmanager

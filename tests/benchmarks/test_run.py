@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import gpu, run
+from benchmarks import end_to_end, gpu, run
+from langedit.errors import NumericalError
 
 FOUND = {
     "edits": {
@@ -34,9 +35,13 @@ FOUND = {
         "decomposition_seconds": 2.0,
         "ratio": 70.0,
         "ratio_with_decomposition": 23.3,
-        "last_to_second": 1.0,
+        "last_to_second": 2.5,
         "largest_difference": 1e-6,
-        "held_bytes": [{"edits": 2, "langedit": 2**20, "dense": 3 * 2**20}],
+        "tolerance": 1e-2,
+        "baseline_decomposition_seconds": 3.0,
+        "corpus_weight_seconds": [0.5, 0.5],
+        "corpus_weight_opening_seconds": 0.5,
+        "held_bytes": [{"edits": 2, "langedit": 2**20, "corpus_weight": 2**21, "dense": 3 * 2**20}],
     },
 }
 
@@ -51,7 +56,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             ran.append(name)
             return dict(FOUND[name])
 
-        return (1, measure)
+        return run.Part(minutes=1, run=measure)
 
     monkeypatch.setattr(run, "PARTS", {name: part(name) for name in FOUND})
     return ran
@@ -62,6 +67,8 @@ def test_parts_are_run_once_and_the_page_says_what_is_missing(parts, tmp_path, c
     run.main([*arguments, "--only", "linalg", "--threads", str(torch.get_num_threads())])
     page = (tmp_path / "docs" / "performance.md").read_text(encoding="utf-8")
     assert "**70 ×**" in page
+    assert "| stream, times faster | ≥ 50 | 70 | met |" in page
+    assert "| batch 2 against batch 2, times as long | ≤ 2 | 2.50 | missed |" in page
     assert "Not measured yet: end-to-end, edits, widths, sizes, targets." in page
     run.main(arguments)
     assert parts == ["linalg", "edits", "widths"]
@@ -69,11 +76,50 @@ def test_parts_are_run_once_and_the_page_says_what_is_missing(parts, tmp_path, c
     assert parts == ["linalg", "edits", "widths", "edits"]
     page = (tmp_path / "docs" / "performance.md").read_text(encoding="utf-8")
     assert "baseline 3.00" in page
-    for name in ("stream", "edits", "widths"):
+    for name in ("stream", "memory", "edits", "widths"):
         assert (tmp_path / "docs" / f"performance-{name}.png").stat().st_size > 1000
     assert "threads" in json.loads((tmp_path / "results" / "linalg.json").read_text())["machine"]
     with pytest.raises(SystemExit, match="expected some of edits"):
         run.main([*arguments, "--only", "other"])
+
+
+def test_quick_results_and_their_page_are_kept_apart(parts, tmp_path, capsys) -> None:
+    results, docs = tmp_path / "results", tmp_path / "docs"
+    run.main(["--results", str(results), "--docs", str(docs), "--quick", "--only", "edits"])
+    assert (results / "quick" / "edits.json").is_file()
+    assert (results / "quick" / "performance.md").is_file()
+    assert not docs.exists()
+    assert not (results / "edits.json").exists()
+
+
+def test_a_part_that_fails_does_not_stop_the_others(parts, tmp_path, capsys, monkeypatch) -> None:
+    def fail(_folder: object) -> dict[str, object]:
+        raise NumericalError("results differ")
+
+    monkeypatch.setitem(run.PARTS, "linalg", run.Part(minutes=1, run=fail))
+    with pytest.raises(SystemExit, match="linalg: results differ"):
+        run.main(["--results", str(tmp_path / "results"), "--docs", str(tmp_path / "docs")])
+    assert sorted(parts) == ["edits", "widths"]
+    assert "Not measured yet: end-to-end, linalg" in (
+        (tmp_path / "docs" / "performance.md").read_text(encoding="utf-8")
+    )
+
+
+def test_a_busy_machine_is_warned_about(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(run.os, "getloadavg", lambda: (7.0, 1.0, 1.0))
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 8)
+    run.warn_if_busy(1)
+    assert capsys.readouterr().err == ""
+    run.warn_if_busy(2)
+    assert "load average 7.0, 8 cores" in capsys.readouterr().err
+
+
+def test_results_that_differ_are_refused() -> None:
+    equal = dict.fromkeys(end_to_end.TOLERANCES, 0.0)
+    end_to_end.require_equal(equal)
+    for wrong in (1.0, float("nan")):
+        with pytest.raises(NumericalError, match="second moments"):
+            end_to_end.require_equal({**equal, "second moments": wrong})
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys) -> None:
@@ -91,3 +137,14 @@ def test_the_gpu_script_on_a_tiny_model(tmp_path, capsys) -> None:
     assert found["targets_flops"] > 0
     assert found["targets_share_of_peak"] is None
     assert found["decomposition_seconds_a_layer"] > 0
+    assert found["planned_peak_bytes"] > 0
+
+
+def test_the_gpu_script_names_shapes_and_keeps_to_its_time(capsys) -> None:
+    with pytest.raises(SystemExit):
+        gpu.main(["--tiny", "--only", "typo"])
+    assert "expected some of tiny, got typo" in capsys.readouterr().err
+    with pytest.raises(TimeoutError, match="making the model"):
+        gpu.measure(gpu.TINY, gpu.Sizes(facts=1, steps=1), torch.device("cpu"), 0.0)
+    gpu.main(["--tiny", "--budget", "0"])
+    assert "tiny: not run" in capsys.readouterr().out

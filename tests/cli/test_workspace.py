@@ -64,7 +64,8 @@ def workspace(langedit, checkpoint, moments, tmp_path) -> Path:
         "--config", tmp_path / "guarded.toml",
     )  # fmt: skip
     facts = write_rows(tmp_path / "two.jsonl", [FACTS[0], FACTS[2]])
-    out, _ = langedit.ok("apply", tmp_path / "ws", facts, "--batch-size", "1")
+    out, _ = langedit.ok("apply", tmp_path / "ws", facts, "--batch-size", "1", "--profile")
+    assert all(stage in out for stage in ("Cost by stage", "targets", "scores", "GFLOP/s"))
     assert "Facts edited: 2, in batches: 2; batches refused: 0; rows rejected: 0." in out
     return tmp_path / "ws"
 

@@ -8,7 +8,7 @@ from tiny import FAMILIES, tiny_editable
 from langedit.editing import EditRequest, compute_keys, lookup_hidden, prepare_request
 from langedit.editing.batching import micro_batches
 from langedit.editing.keys import LayerWalk
-from langedit.errors import TokenError
+from langedit.errors import LangEditError, TokenError
 from langedit.facts import Fact
 from langedit.models import EditableModel, Recorder
 
@@ -156,5 +156,5 @@ def test_out_of_memory_halves_the_tokens(monkeypatch: pytest.MonkeyPatch) -> Non
     for layer in (0, 1):
         assert torch.allclose(walk.read(layer)[0], walked[layer], atol=1e-5)
     monkeypatch.setattr(module, "forward", lambda **_: small(input_ids=torch.zeros(99)))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(LangEditError, match=r"longest prompt.*micro_batch_tokens"):
         compute_keys(model, contexts, [0])

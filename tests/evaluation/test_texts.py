@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_editable
 
-from langedit.evaluation import continue_greedily
+from langedit.errors import LangEditError
+from langedit.evaluation import continue_greedily, forced_answers, perplexity
 
 
 def by_hand(model, prompt, count):
@@ -49,3 +50,41 @@ def test_text_ends_at_the_end_token():
     model.model.generation_config.eos_token_id = free.ids[2]
     (cut,) = continue_greedily(model, [(30, 31)], [8])
     assert cut.ids == free.ids[: free.ids.index(free.ids[2])]
+
+
+def test_out_of_memory_halves_batches_and_changes_nothing(monkeypatch):
+    model = tiny_editable("llama")
+    items = [((30, 31, 32), (40,)), ((50,), (41, 42)), ((60, 61), (43,))]
+    prompts, texts = (
+        [prompt for prompt, _ in items],
+        ["Paris is in", "The water is in Peru", "Anna"],
+    )
+
+    def measured():
+        return (
+            forced_answers(model, items),
+            continue_greedily(model, prompts, [3, 3, 3]),
+            perplexity(model, texts),
+        )
+
+    answers, continuations, before = measured()
+    module, forward = model.model.model, model.model.model.forward
+    most, seen = 1, []
+
+    def small(*args, **kwargs):
+        seen.append(len(kwargs["input_ids"]))
+        if seen[-1] > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(module, "forward", small)
+    found, continued, after = measured()
+    assert max(seen) > 1
+    assert [own.predicted for own in found] == [own.predicted for own in answers]
+    for own, expected in zip(found, answers, strict=True):
+        assert own.log_probabilities == pytest.approx(expected.log_probabilities, abs=1e-5)
+    assert continued == continuations
+    assert after == pytest.approx(before, rel=1e-5)
+    most = 0
+    with pytest.raises(LangEditError, match="expected room for one text"):
+        forced_answers(model, items)

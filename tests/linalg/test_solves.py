@@ -297,6 +297,32 @@ def test_memit_is_accurate_for_ill_conditioned_moments(condition: float) -> None
     assert fit.abs().max() < 1e-11
 
 
+@pytest.mark.parametrize("condition", [1e4, 1e8, 1e12])
+def test_projected_and_weighed_is_accurate_for_ill_conditioned_systems(condition: float) -> None:
+    """`ridge·I` against `λ P C0 P` as far apart as the condition number says."""
+    p = Problem(n=3, past=4)
+    weight = 1e3
+    ridge = weight * float(torch.linalg.matrix_norm(p.moment.mean, 2)) / condition
+    update = projected_update(
+        p.projector,
+        p.keys,
+        p.residuals,
+        ridge=ridge,
+        history=p.history,
+        moment=p.moment,
+        moment_weight=weight,
+    )
+    with mpmath.workdps(60):
+        P, C = mpmath.matrix(p.projector.dense().tolist()), mpmath.matrix(p.moment.mean.tolist())
+        assert p.history is not None
+        Z = mpmath.matrix(torch.cat([p.history, p.keys]).tolist())
+        K, R = mpmath.matrix(p.keys.tolist()), mpmath.matrix(p.residuals.tolist())
+        A = P * (Z.T * Z + mpmath.mpf(weight) * C) + mpmath.mpf(ridge) * mpmath.eye(P.rows)
+        exact = from_mpmath(mpmath.inverse(A) * P * K.T * R).T
+    # P itself is known to rounding only, which the ridge divides
+    close(update, exact, max(1e-10, 1e-15 * condition))
+
+
 @pytest.mark.parametrize("ridge", [1e-2, 1e-6, 1e-10])
 def test_projected_update_is_accurate_for_nearly_equal_keys(ridge: float) -> None:
     """Two keys that differ by 1e-6, one key 1e3 long: up to 1e16 in the squared system."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from langedit.cli.options import Profile
 from langedit.cli.workspace_options import AsJson, Folder, OtherModel, TakeOver
 
 EXAMPLES = """\b
@@ -43,6 +44,7 @@ def run(
     ] = False,
     model: OtherModel = None,
     take_over: TakeOver = False,
+    profile: Profile = False,
     as_json: AsJson = False,
 ) -> None:
     """Edit facts, batch by batch; each batch is recorded before the next begins.
@@ -70,6 +72,7 @@ def run(
             strict=strict,
             model=model,
             take_over=take_over,
+            profile=profile,
         )
     )
     show_applied(outcome, as_json=as_json)

@@ -24,7 +24,7 @@ from langedit.evaluation import (
 from langedit.folders import whole_folder
 from langedit.models import EditableModel
 from langedit.parallel import ALONE, Processes
-from langedit.profiler import Profiler
+from langedit.profiler import Profiler, timed
 from langedit.workspace import run_stream
 
 REPORT = "report.json"
@@ -112,10 +112,11 @@ def _prepare(options: EditOptions, processes: Processes) -> tuple[EditPlan, Edit
 def _scores(editor: Editor, plan: EditPlan) -> tuple[tuple[FactScore, ...], tuple[FactScore, ...]]:
     """Scores as the facts are edited and, where that is in a chat, also as plain text."""
     model, processes = editor.model, editor.processes
-    own = tuple(score_facts(model, plan.facts, processes=processes))
-    if model.chat is None:
-        return own, ()
-    return own, tuple(score_facts(model.with_chat(None), plan.facts, processes=processes))
+    with timed({}, "scores", editor.profiler):
+        own = tuple(score_facts(model, plan.facts, processes=processes))
+        if model.chat is None:
+            return own, ()
+        return own, tuple(score_facts(model.with_chat(None), plan.facts, processes=processes))
 
 
 def _save(outcome: EditOutcome) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from langedit.errors import WorkspaceError
-from langedit.reporting.tables import percent
+from langedit.reporting.tables import percent, profile_table
 
 if TYPE_CHECKING:
     from langedit.cli.workspace_job import Applied
@@ -238,6 +238,7 @@ def show_applied(outcome: Applied, *, as_json: bool) -> None:
                 "rejected": [asdict(row) for row in outcome.rejected],
                 "stopped": outcome.stopped,
                 "weights": outcome.weights,
+                **({} if outcome.profiler is None else {"profile": outcome.profiler.to_dict()}),
             }
         )
         return
@@ -271,6 +272,8 @@ def show_applied(outcome: Applied, *, as_json: bool) -> None:
     )
     if outcome.stopped:
         say("Stopped at a guard rail: see --on-breach, or mend the facts and run again.")
+    if outcome.profiler is not None:
+        Console().print(profile_table(outcome.profiler))
 
 
 def show_undone(undone: Undone, *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from langedit.editing import Editor, Prefixes, fact_name, prepare_request
 from langedit.errors import ConfigError, TokenError
 from langedit.facts import RejectedRow, read_facts
 from langedit.models import EditableModel
+from langedit.profiler import Profiler
 from langedit.workspace.applying import Work, apply_work, plan_work
 from langedit.workspace.recorder import OnBreach
 from langedit.workspace.rows import Event
@@ -49,6 +50,7 @@ class ApplyOptions:
     strict: bool
     model: str | None
     take_over: bool
+    profile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,7 @@ class Applied:
         rejected: Rows of the file that are no facts.
         weights: Hash of the weights now.
         stopped: Whether a guard rail ended the run.
+        profiler: What the stages cost, if that was asked for and anything was done.
     """
 
     folder: Path
@@ -81,6 +84,7 @@ class Applied:
     rejected: tuple[RejectedRow, ...]
     weights: str
     stopped: bool
+    profiler: Profiler | None = None
 
 
 def init_workspace(options: InitOptions) -> None:
@@ -130,8 +134,10 @@ def apply_file(options: ApplyOptions) -> Applied:
             workspace, file.facts, batch_size=options.batch_size, supersede=options.supersede
         )
         steps: tuple[StreamStep, ...] = ()
+        profiler = None
         if work.job is not None:
-            editor = _open_editor(workspace, options.model)
+            editor = _open_editor(workspace, options.model, profile=options.profile)
+            profiler = editor.profiler
             _check_tokens(editor, work)
             with progress("editing batches", len(work.batches)) as done:
                 steps = apply_work(
@@ -150,6 +156,7 @@ def apply_file(options: ApplyOptions) -> Applied:
             rejected=file.rejected,
             weights=workspace.ledger.head()[0],
             stopped=options.on_breach == "stop" and any(not step.kept for step in steps),
+            profiler=profiler,
         )
 
 
@@ -182,10 +189,10 @@ def verify_workspace(folder: Path, model: str | None, *, files_only: bool) -> Ve
         return verify(folder, loaded, on_event=done)
 
 
-def _open_editor(workspace: Workspace, model: str | None) -> Editor:
+def _open_editor(workspace: Workspace, model: str | None, *, profile: bool = False) -> Editor:
     loaded = _load(_source(workspace, model), workspace.config.structure)
     with progress("bringing the model to where the ledger stands"):
-        return workspace.load_editor(loaded)
+        return workspace.load_editor(loaded, Profiler(loaded.device) if profile else None)
 
 
 def _source(workspace: Workspace, model: str | None) -> ModelSource:

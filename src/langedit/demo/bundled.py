@@ -83,7 +83,7 @@ def bundled_moments(
 ) -> Moments:
     """Second moments of the unedited bundled model over true sentences and calendar prose."""
     return collect_moments(
-        model, _moment_corpus(atlas), layers, max_tokens=tokens, progress=progress
+        model, moment_corpus(atlas), layers, max_tokens=tokens, progress=progress
     )
 
 
@@ -92,7 +92,7 @@ def perplexity_texts(language: str, count: int = 60) -> list[str]:
     return prose_lines(language, count, PROSE_SEED)
 
 
-def _moment_corpus(atlas: Atlas) -> Iterator[tuple[str, str]]:
+def moment_corpus(atlas: Atlas) -> Iterator[tuple[str, str]]:
     """Short texts as the model was trained on, languages in turn, without end."""
     rng = random.Random("moments")
     prose = {language: prose_lines(language, 400, "moments") for language in atlas.languages}

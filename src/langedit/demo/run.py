@@ -25,7 +25,7 @@ from langedit.evaluation import (
 )
 from langedit.facts import Fact
 from langedit.models import EditableModel
-from langedit.profiler import Profiler
+from langedit.profiler import Profiler, timed
 from langedit.reporting import retention_figure
 from langedit.workspace import StreamStep, run_stream
 
@@ -257,7 +257,8 @@ def _run_method(
         )
 
     steps = run_stream(editor, ground.batches, on_step=on_step)
-    scores = score_facts(model, ground.facts)
+    with timed({}, "scores", profiler):
+        scores = score_facts(model, ground.facts)
     per_batch = _first_batches(ground.batches, steps[-1].retention)
     after = {language: perplexity(model, texts) for language, texts in ground.prose.items()}
     together = perplexity(model, [text for texts in ground.prose.values() for text in texts])

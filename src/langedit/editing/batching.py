@@ -7,6 +7,9 @@ from typing import TypeVar
 
 import torch
 
+from langedit.errors import LangEditError
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -37,25 +40,48 @@ def micro_batches(
 
 
 def halve_on_oom(
-    group: list[int], run: Callable[[list[int]], Result]
-) -> list[tuple[list[int], Result]]:
+    group: list[Item], run: Callable[[list[Item]], Result], *, one: str = "fact"
+) -> list[tuple[list[Item], Result]]:
     """Run a group of items, in halves where the device's memory does not hold it.
+
+    Args:
+        group: the items.
+        run: runs some of them.
+        one: what an item is, for the message.
 
     Returns:
         The groups that were run, in order, each with its result.
 
     Raises:
-        torch.OutOfMemoryError: one item alone does not fit.
+        LangEditError: one item alone does not fit.
     """
     try:
         return [(group, run(group))]
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         if len(group) == 1:
-            raise
+            raise out_of_memory(f"one {one}") from error
     # Outside of the handler: the traceback would keep alive what the attempt had allocated.
     release_memory()
     middle = len(group) // 2
-    return [*halve_on_oom(group[:middle], run), *halve_on_oom(group[middle:], run)]
+    return [
+        *halve_on_oom(group[:middle], run, one=one),
+        *halve_on_oom(group[middle:], run, one=one),
+    ]
+
+
+def out_of_memory(what: str, setting: str = "micro_batch_tokens") -> LangEditError:
+    """The error where memory ran out although no less can be run at once.
+
+    Args:
+        what: the least that is run.
+        setting: that bounds how much is.
+    """
+    return LangEditError(
+        f"memory: expected room for {what}, but the device has too little for it alone, which no "
+        f"{setting} can change: load the model in bfloat16 (dtype) or with a device_map that "
+        "offloads layers, end other programs on the device, or shorten the texts (fewer words, a "
+        "lower prefix_length); `langedit plan` works out what a run needs"
+    )
 
 
 def release_memory() -> None:

@@ -68,7 +68,7 @@ def collect_moments(
     Raises:
         ConfigError: When a number is out of range or no layer is given.
         ModelError: When the model has no such layer, or is not in evaluation mode.
-        MomentsError: When the corpus gives no token.
+        MomentsError: When the corpus gives no token, or memory does not hold a batch.
         NumericalError: When a key is not finite.
         ProcessError: Models, corpora or goals of the processes differ, or one ended.
     """
@@ -137,8 +137,14 @@ def _keys(model: EditableModel, layout: TokenLayout, layers: list[int]) -> list[
     """Keys `(tokens, d_in)` of the tokens of a rectangle in each of some layers."""
     names = [model.projection_name(layer) for layer in layers]
     recorder = Recorder(model.model, inputs=names, stop_after=names[-1])
-    with torch.no_grad(), recorder:
-        model.model(**layout.inputs(model))
+    try:
+        with torch.no_grad(), recorder:
+            model.model(**layout.inputs(model))
+    except torch.OutOfMemoryError as error:
+        raise MomentsError(
+            f"memory: expected room for {layout.ids.numel()} tokens at once, but the device has "
+            "too little: lower batch_tokens (--batch-tokens), or cut texts (max_length)"
+        ) from error
     return [_real_rows(recorder.inputs[name], layout.mask) for name in names]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from langedit.editing.batching import Result, release_memory
+from langedit.editing.batching import Result, out_of_memory, release_memory
 from langedit.editing.forwards import on_tokens, replace_forwards
 from langedit.editing.layout import TokenLayout, lay_out
 from langedit.editing.passes import begin_after
@@ -235,14 +235,14 @@ def _with_less_memory(
     """Run with a limit of tokens that is halved until memory suffices.
 
     Raises:
-        torch.OutOfMemoryError: not even the longest sequence fits.
+        LangEditError: not even the longest sequence fits.
     """
     while True:
         try:
             return run(limit)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if limit <= max(map(len, sequences)):
-                raise
+                raise out_of_memory("the longest prompt") from error
         release_memory()
         limit //= 2
 

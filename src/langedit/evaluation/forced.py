@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from langedit.editing.batching import micro_batches
+from langedit.editing.batching import halve_on_oom, micro_batches
 from langedit.evaluation.sharing import Beginnings, maximal_rows, shared_mlps
 from langedit.models import EditableModel, answer_text, encode_answers, pad_batch
 from langedit.parallel import ALONE, Processes
@@ -87,6 +87,9 @@ def forced_answers(
 
     Returns:
         One answer an item, in order.
+
+    Raises:
+        LangEditError: memory does not hold one text; batches are halved before that.
     """
     rows, owners = maximal_rows([(*prompt, *answer)[:-1] for prompt, answer in items])
     of_row: list[list[int]] = [[] for _ in rows]
@@ -98,8 +101,18 @@ def forced_answers(
         for part in _within_logits(model, sorted(group), of_row, items)
     ]
 
+    def run(part: list[int]) -> dict[int, ForcedAnswer]:
+        return _run(model, [(rows[row], of_row[row]) for row in part], items)
+
     def answer(own: Sequence[list[int]]) -> list[dict[int, ForcedAnswer]]:
-        return [_run(model, [(rows[row], of_row[row]) for row in part], items) for part in own]
+        return [
+            {
+                item: said
+                for _, found in halve_on_oom(part, run, one="text")
+                for item, said in found.items()
+            }
+            for part in own
+        ]
 
     found: dict[int, ForcedAnswer] = {}
     for answers in processes.spread(parts, answer):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from langedit.editing.batching import micro_batches
+from langedit.editing.batching import halve_on_oom, micro_batches
 from langedit.errors import FactError
 from langedit.facts import Language
 from langedit.models import EditableModel, encode_text, pad_batch
@@ -57,8 +57,14 @@ def continue_greedily(
     groups = micro_batches([len(p) + needed[p] for p in distinct], batch_tokens)
     batches = [[distinct[i] for i in group] for group in groups]
 
+    def run(batch: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return list(_generate(model, batch, max(needed[p] for p in batch)))
+
     def generate(own: Sequence[list[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
-        return [list(_generate(model, batch, max(needed[p] for p in batch))) for batch in own]
+        return [
+            [ids for _, part in halve_on_oom(batch, run, one="prompt") for ids in part]
+            for batch in own
+        ]
 
     found: dict[tuple[int, ...], tuple[int, ...]] = {}
     for batch, texts in zip(batches, processes.spread(batches, generate), strict=True):
@@ -114,14 +120,18 @@ def text_log_probabilities(
         For each text a float32 tensor (tokens - 1,) on the CPU.
     """
     sequences = [encode_text(model.tokenizer, text) for text in texts]
-    for group in micro_batches([len(sequence) for sequence in sequences], batch_tokens):
+
+    def run(group: list[int]) -> Tensor:
         batch = pad_batch([sequences[i] for i in group], model.pad_id)
         with torch.no_grad():
             logits = model.logits(batch)[:, :-1].float()
             expected = batch.ids[:, 1:].to(logits.device)
-            chosen = logits.gather(-1, expected[..., None])[..., 0] - logits.logsumexp(-1)
-        for row, item in enumerate(group):
-            yield chosen[row, : len(sequences[item]) - 1].cpu()
+            return logits.gather(-1, expected[..., None])[..., 0] - logits.logsumexp(-1)
+
+    for group in micro_batches([len(sequence) for sequence in sequences], batch_tokens):
+        for part, chosen in halve_on_oom(group, run, one="text"):
+            for row, item in enumerate(part):
+                yield chosen[row, : len(sequences[item]) - 1].cpu()
 
 
 def _generate(

@@ -19,6 +19,7 @@ from langedit.evaluation import (
 )
 from langedit.facts import Fact
 from langedit.models import EditableModel
+from langedit.profiler import timed
 from langedit.workspace.guards import Canary, GuardSettings
 
 _T = TypeVar("_T")
@@ -101,8 +102,9 @@ def probe_batch(
         facts: the batch.
         earlier: facts of other batches, with their efficacy right after these.
     """
-    scores = score_facts(editor.model, facts)
-    now = score_facts(editor.model, [fact for fact, _ in earlier], kinds=("efficacy",))
+    with timed({}, "scores", editor.profiler):
+        scores = score_facts(editor.model, facts)
+        now = score_facts(editor.model, [fact for fact, _ in earlier], kinds=("efficacy",))
     mean_now = mean_or_none(score.efficacy for score in now)
     then = mean_or_none(efficacy for _, efficacy in earlier)
     kept = mean_now / then if mean_now is not None and then else None

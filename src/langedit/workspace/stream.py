@@ -11,6 +11,7 @@ from typing import Protocol
 from langedit.editing import BatchReport, Editor
 from langedit.evaluation import Scores, score_facts
 from langedit.facts import Fact, check_batch
+from langedit.profiler import timed
 
 Batch = tuple[Fact, ...]
 
@@ -113,6 +114,8 @@ def run_stream(
 def batch_efficacies(editor: Editor, batches: Sequence[Sequence[Fact]]) -> tuple[float, ...]:
     """Efficacy in [0, 1] of each batch on the model as it is now, with one scoring pass."""
     facts = [fact for batch in batches for fact in batch]
-    scores = iter(score_facts(editor.model, facts, kinds=("efficacy",), processes=editor.processes))
+    with timed({}, "scores", editor.profiler):
+        found = score_facts(editor.model, facts, kinds=("efficacy",), processes=editor.processes)
+    scores = iter(found)
     means = (Scores.of([next(scores) for _ in batch]).efficacy for batch in batches)
     return tuple(mean for mean in means if mean is not None)

@@ -16,6 +16,7 @@ from langedit.editing import BatchReport, EditConfig, Editor, Moments, Prefixes
 from langedit.editing.moment_files import layer_path
 from langedit.errors import WorkspaceError
 from langedit.models import EditableModel
+from langedit.profiler import Profiler
 from langedit.workspace.artefacts import ArtefactStore, file_hash
 from langedit.workspace.database import reading
 from langedit.workspace.guards import GuardSettings
@@ -183,22 +184,23 @@ class Workspace:
             }
             Ledger.create(folder, meta, kept, steps).close()
 
-    def load_editor(self, model: EditableModel) -> Editor:
+    def load_editor(self, model: EditableModel, profiler: Profiler | None = None) -> Editor:
         """An editor with every batch that is in the ledger's model, and nothing else.
 
         Args:
             model: the unedited model, freshly loaded; it is changed in place.
+            profiler: is told of the editor's stages.
 
         Raises:
             WorkspaceError: it is another model, an artefact is damaged, or the weights or the
                 method's memory come out differently from what was recorded.
             MomentsError: the moments are damaged or of another model.
         """
-        editor = self.fresh_editor(model)
+        editor = self.fresh_editor(model, profiler)
         self.restore(editor)
         return editor
 
-    def fresh_editor(self, model: EditableModel) -> Editor:
+    def fresh_editor(self, model: EditableModel, profiler: Profiler | None = None) -> Editor:
         """An editor of the unedited model; raises as `load_editor`."""
         own = model.identity().weights_hash
         if own != self.base:
@@ -210,7 +212,7 @@ class Workspace:
         paths = {layer: path for layer, (path, _, _) in self.moment_files().items()}
         given = self.prefixes()
         moments = Moments.load_files({layer: paths[layer] for layer in self.config.edited_layers})
-        editor = Editor(model, None, self.config, moments, given)
+        editor = Editor(model, None, self.config, moments, given, profiler=profiler)
         origin = self.ledger.origin()
         self._require(editor, (origin.weights, origin.state), self.ledger.table("software"))
         return editor
