@@ -18,6 +18,7 @@ from langedit.compare.reading import (
 )
 from langedit.compare.streams import plans_of
 from langedit.errors import ConfigError
+from langedit.evaluation import METRICS
 
 BAD = [
     ({"methods": {"langedt": {}}}, r"methods\.langedt: .*did you mean 'langedit'"),
@@ -172,8 +173,6 @@ def test_values_are_not_shared(ground):
     assert CompareConfig(**values(ground)) == CompareConfig(**values(ground))
 
 
-def test_metrics_are_shares_of_the_edited_model_alone(tmp_path):
+def test_metrics_are_all_scores_of_facts_and_efficacy_is_one(tmp_path):
     assert comparison(tmp_path, metrics=("success",)).metrics == ("efficacy", "success")
-    for name in ("agreement", "fluency"):
-        with pytest.raises(ConfigError, match="metrics"):
-            comparison(tmp_path, metrics=(name,))
+    assert set(comparison(tmp_path, metrics=tuple(METRICS)).metrics) == set(METRICS)

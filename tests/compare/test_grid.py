@@ -22,9 +22,10 @@ from langedit.compare.grid import finished, run_grid
 from langedit.compare.locks import try_lock
 from langedit.compare.measure import measure
 from langedit.compare.tidy import write_csv
+from langedit.editing import Editor
 from langedit.editing.methods.memit_seq import MemitSeq
 from langedit.errors import ConfigError, OutputError
-from langedit.evaluation import Scores, cell_values, score_facts
+from langedit.evaluation import METRICS, Questions, Scores, ask, cell_values, score_facts
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,26 @@ def test_a_record_says_what_ran_on_what(done):
     assert [batch["after"] for batch in record["batches"]] == [1, 2]
     assert len(record["facts"]) == 4
     assert set(record["perplexity"]) == {"en", "de"}
+
+
+def test_scores_that_compare_with_the_unedited_model_and_ones_that_are_no_share(done, tmp_path):
+    config, *_ = done
+    metrics = ("efficacy", "specificity", "agreement", "fluency")
+    cells = make_cells(config.replace(metrics=metrics, seeds=(0,)), tmp_path, only=("langedit",))
+    control, edited = (outcome.record for outcome in run_grid(cells, tmp_path))
+    assert {fact["agreement"] for fact in control["facts"]} == {1.0}
+    model = cells[0].ground.load()
+    questions = Questions.of(model, cells[0].stream.facts, metrics)
+    before = ask(model, questions)
+    settings = cells[1].settings
+    prefixes = cells[1].ground.prefixes(settings, ("en", "de"))
+    editor = Editor(model, None, settings, cells[1].ground.moments, prefixes)
+    for batch in cells[1].stream.batches:
+        editor.apply(batch)
+    for own, expected in zip(edited["facts"], ask(model, questions).values(before), strict=True):
+        assert {name: own[name] for name in metrics} == expected
+    assert edited["definitions"]["agreement"] == METRICS["agreement"].definition
+    assert {"first_batch", "mean", "perplexity"} <= set(edited["definitions"])
 
 
 def test_the_control_has_the_base_rate(done):

@@ -26,11 +26,6 @@ UNEDITED = "unedited"
 COMMON = "common"
 """Table of ranges that all methods are tuned over."""
 
-_METRICS = tuple(
-    name for name, metric in METRICS.items() if metric.share and not metric.needs_before
-)
-"""Scores that a comparison can have: shares, of the edited model alone."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -191,7 +186,7 @@ class CompareConfig(_Table):
         edits_per_batch: facts in a batch.
         seeds: of the streams of facts.
         ablation_seeds: those that the ablations run with; `None`: the same.
-        metrics: scores of facts that are shares (docs/scores.md); efficacy is always one of them.
+        metrics: scores of facts (docs/scores.md); efficacy is always one of them.
         retention: after how many batches earlier ones are scored again: a number of points,
             spread evenly, or the batches (from 1). The last is always one of them.
         interference_sample: facts of each batch that are asked again after every later batch.
@@ -251,7 +246,7 @@ class CompareConfig(_Table):
     @classmethod
     def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            _one_of("metrics", name, _METRICS)
+            _one_of("metrics", name, METRICS)
         return tuple(dict.fromkeys(("efficacy", *names)))
 
     @field_validator("languages", mode="after")

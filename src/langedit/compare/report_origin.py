@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langedit.compare.config import CompareConfig
+from langedit.compare.figures_of import definitions_of
 from langedit.compare.grid import Outcome
 from langedit.compare.markdown import details, heading, table
 from langedit.compare.reading import read_toml
@@ -60,6 +61,13 @@ def failures(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([heading(2, "Runs that failed"), "", *lines])
 
 
+def definitions_section(config: CompareConfig) -> str:
+    """What the figures mean."""
+    rows = [[f"`{name}`", text] for name, text in definitions_of(config.metrics).items()]
+    shown = table(["figure", "meaning"], rows, figures=False)
+    return "\n\n".join([heading(2, "What the figures mean"), shown])
+
+
 def settings_section(config: CompareConfig, outcomes: Sequence[Outcome]) -> str:
     """Settings of every method that are not the defaults, and how they were chosen."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -90,6 +98,7 @@ def trials_section(config: CompareConfig) -> str:
     if config.chosen is None:
         return ""
     found = read_toml(config.folder / config.chosen)
+    tried = found.get("trials", ())
     rows = [
         [
             trial["method"],
@@ -98,17 +107,29 @@ def trials_section(config: CompareConfig) -> str:
             _share(trial.get("objective")),
             _written(trial["settings"]) or "as declared",
         ]
-        for trial in found.get("trials", ())
+        for trial in tried
     ]
+    first = [trial["method"] for trial in tried if not trial.get("final")]
+    last = [trial["method"] for trial in tried if trial.get("final")]
     text = (
-        f"Every method had the same number of runs on facts whose subjects are in no evaluation: "
+        f"In the first round {_runs(first)} on facts whose subjects are in no evaluation: "
         f"`{found.get('command', '')}`. Objective: mean of efficacy, generalization, specificity "
         "and first batch, in percent."
     )
-    if any(trial.get("final") for trial in found.get("trials", ())):
-        text += " The best of each method ran again on longer streams; this final decided."
+    if last:
+        text += f" A final on longer streams decided: {_runs(last)}, with the best of the first."
     trials = table(["method", "trial", "round", "objective", "settings"], rows)
     return "\n\n".join([heading(2, "How settings were tuned"), text, details("All runs", trials)])
+
+
+def _runs(methods: Sequence[str]) -> str:
+    """How many trials each of some methods had, given the method of each trial."""
+    counts = Counter(methods)
+    same = set(counts.values())
+    if len(same) == 1:
+        count = same.pop()
+        return f"every method had {count} {'run' if count == 1 else 'runs'}"
+    return "runs by method: " + ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _not_default(settings: EditConfig) -> dict[str, Any]:
