@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from compare_helpers import comparison, values
+from compare_helpers import SETTINGS, comparison, values
 
 from langedit.compare.config import CompareConfig
 from langedit.compare.reading import (
@@ -17,8 +17,15 @@ from langedit.compare.reading import (
     shipped_comparisons,
 )
 from langedit.compare.streams import plans_of
+from langedit.editing import method_names
 from langedit.errors import ConfigError
 from langedit.evaluation import METRICS
+
+
+def ranges_of(label, setting):
+    ranges = {label: {setting: [1.0, 2.0]}}
+    return {"tune": {"batches": 2, "edits_per_batch": 1, "ranges": ranges}}
+
 
 BAD = [
     ({"methods": {"langedt": {}}}, r"methods\.langedt: .*did you mean 'langedit'"),
@@ -44,6 +51,21 @@ BAD = [
     ({"models": {"tiny": {}}}, r"models\.tiny\.source: expected a value"),
     ({"tune": {"batches": 2, "edits_per_batch": 1, "ranges": {"lngedit": {}}}}, "'langedit'"),
     ({"tune": {"batches": 2, "edits_per_batch": 1, "ranges": {"common": {"ridge": 1}}}}, "ridge: "),
+    (ranges_of("common", "rige"), r"tune\.ranges\.common: .*did you mean 'ridge'"),
+    (ranges_of("memit-seq", "ridge"), r"tune\.ranges\.memit-seq: expected one of .*got 'ridge'"),
+    ({"methods": {"langedit": {"prefix_language": "xq"}}}, r"langedit\.prefix_language: expected"),
+    ({"retention": [1, 99]}, "retention: expected batches from 1 to 2.*got 99"),
+    ({"retention": "all"}, r"retention: expected a number of points.*got 'all': for example"),
+    ({"retention": [0]}, r"retention: expected a number of points.*got \[0\]"),
+    ({"languages": "en"}, r"languages: expected a list, got 'en': put it in \[ \]"),
+    ({"batches": 2.5}, r"batches: expected a whole number, got 2\.5"),
+    ({"batches": 0}, "batches: expected 1 or more, got 0: raise it"),
+    ({"seeds": []}, r"seeds: expected at least 1, got \(?\[?"),
+    ({"models": {"tiny": {"source": 3}}}, r"models\.tiny\.source: expected text, got 3"),
+    ({"models": 3}, "models: expected a table, got 3"),
+    ({"models": {"tiny": 3}}, r"models\.tiny: expected a table, got 3"),
+    ({"every_method": "perhaps"}, "every_method: expected true or false, got 'perhaps'"),
+    ({"models": {"tiny": {"source": "tiny", "dtype": "int3"}}}, "dtype: expected one of 'auto'"),
 ]
 
 
@@ -80,6 +102,27 @@ def test_a_wrong_setting_names_method_and_model(ground):
     config = comparison(ground, methods={"mine": {"method": "memit", "moment_wait": 1}})
     with pytest.raises(ConfigError, match=r"method mine on model tiny: .*moment_weight"):
         edit_config(config, "mine", "tiny")
+
+
+def test_settings_that_a_method_does_not_read_are_refused_in_its_own_tables(ground):
+    for own in ({"corpus_weight": 2.0}, {"on": {"tiny": {"corpus_weight": 2.0}}}):
+        config = comparison(ground, methods={"memit": own})
+        with pytest.raises(ConfigError, match=r"memit on model tiny: expected settings that memit "
+                           r"reads, got corpus_weight; it reads .*moment_weight"):  # fmt: skip
+            edit_config(config, "memit", "tiny")
+    common = {**SETTINGS, "corpus_weight": 2.0, "layers": [0]}
+    for label in method_names():
+        config = comparison(ground, common=common, methods={label: {}})
+        assert edit_config(config, label, "tiny").corpus_weight == 2.0
+    methods = {"langedit": {"basis_tolerance": 1e-5}, "ft": {"stop_margin": 1.0}}
+    config = comparison(ground, methods=methods, ablations={
+        "fixed": {"base": "langedit", "method": "alphaedit", "solve_history": False},
+        "wrong": {"base": "langedit", "method": "alphaedit", "refresh_edits": 3},
+    })  # fmt: skip
+    assert edit_config(config, "fixed", "tiny").basis_tolerance == 1e-5
+    for label, name in (("wrong", "refresh_edits"), ("ft", "stop_margin")):
+        with pytest.raises(ConfigError, match=f"got {name}; it reads"):
+            edit_config(config, label, "tiny")
 
 
 def test_the_one_given_last_of_two_alternatives_counts():

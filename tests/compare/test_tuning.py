@@ -166,6 +166,15 @@ def test_draws_follow_from_the_seed_and_stay_in_range():
     assert draw_trials(TuneEntry(**{**TUNE, "seed": 1}), "memit-seq") != first[:3]
 
 
+def test_common_ranges_of_what_a_method_does_not_read_are_left_out():
+    tune = TuneEntry(**TUNE)
+    assert draw_trials(tune, "memit-seq", {"moment_weight", "norm_clamp"}) == draw_trials(
+        tune, "memit-seq"
+    )
+    assert set(draw_trials(tune, "memit-seq", {"moment_weight"})[1]) == {"moment_weight"}
+    assert draw_trials(tune, "ft", {"ft_lr"}) == [{}]
+
+
 def test_a_grid_takes_all_combinations_within_the_budget():
     ranges = {"common": {"ridge": [1, 2]}, "langedit": {"norm_clamp": [3.0, 4.0]}}
     tune = TuneEntry(**{**TUNE, "budget": 5, "search": "grid", "ranges": ranges})

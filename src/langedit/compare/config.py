@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from langedit.compare.nearest import unknown_name
 from langedit.compare.ranges import Range, read_range
-from langedit.editing import method_names
+from langedit.editing import EditConfig, method_names
+from langedit.editing.methods import settings_read
 from langedit.errors import ConfigError, FactError
 from langedit.evaluation import KINDS, METRICS
 from langedit.facts import Language
@@ -23,6 +26,8 @@ Schedule = Literal["per-batch", "per-fact", "parallel", "monolingual"]
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 UNEDITED = "unedited"
 """Name of the control in every grid: the model without any edit."""
+OWN = "own"
+"""Language of context prefixes: that of each fact."""
 COMMON = "common"
 """Table of ranges that all methods are tuned over."""
 
@@ -242,6 +247,17 @@ class CompareConfig(_Table):
     def _known_schedule(cls, name: object) -> object:
         return _one_of("schedule", name, SCHEDULES)
 
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _points(cls, wanted: Any) -> Any:
+        points = wanted if isinstance(wanted, list | tuple) else [wanted]
+        if not all(type(point) is int and point >= 1 for point in points):
+            raise ValueError(
+                "expected a number of points from 1, or a list of batches counted from 1, got "
+                f"{wanted!r}: for example retention = 6, or retention = [1, 12, 24]"
+            )
+        return wanted
+
     @field_validator("metrics", mode="after")
     @classmethod
     def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -278,12 +294,30 @@ class CompareConfig(_Table):
         labels = [*self.all_methods(), *self.ablations]
         if extra := sorted(set(self.ablation_seeds or ()) - set(self.seeds)):
             raise ValueError(f"ablation_seeds: expected some of seeds, got {extra}")
+        longest = max(entry.batches or self.batches for entry in self.datasets.values())
+        listed = () if isinstance(self.retention, int) else self.retention
+        if beyond := [point for point in listed if point > longest]:
+            raise ValueError(
+                f"retention: expected batches from 1 to {longest}, which the longest stream has, "
+                f"got {', '.join(map(str, beyond))}: name others, or a number of points"
+            )
         for label, entry in {**self.methods, **self.ablations}.items():
             for model in entry.on:
                 _one_of(f"{label}.on", model, self.models)
-        for label in self.tune.ranges if self.tune else ():
+            _known_prefix_language(label, entry.prefix_language)
+        for label, ranges in self.tune.ranges.items() if self.tune else ():
             _one_of("tune.ranges", label, (COMMON, *labels))
+            self._known_ranges(label, ranges)
         return self
+
+    def _known_ranges(self, label: str, ranges: Mapping[str, Range]) -> None:
+        """Ranges are of settings, and those of one method of settings that it reads."""
+        known = tuple(name for name in EditConfig.model_fields if name != "method")
+        reads = None if label == COMMON else settings_read(self.method_of(label))
+        for name in ranges:
+            _one_of(f"tune.ranges.{label}", name, known)
+            if reads is not None:
+                _one_of(f"tune.ranges.{label}", name, sorted(reads))
 
     def all_methods(self) -> Mapping[str, MethodEntry]:
         """The methods named, and if so wanted those that are only registered."""
@@ -340,6 +374,15 @@ def _one_of(kind: str, name: object, known: Any) -> object:
     return name
 
 
+def _known_prefix_language(label: str, language: str | None) -> None:
+    if language in (None, OWN):
+        return
+    try:
+        Language.parse(str(language))
+    except FactError as error:
+        raise ValueError(f"{label}.prefix_language: {error}; or {OWN!r}") from None
+
+
 def _language_codes(codes: tuple[str, ...]) -> tuple[str, ...]:
     try:
         found = tuple(Language.parse(code).code for code in codes)
@@ -364,8 +407,36 @@ def _explain(error: ValidationError) -> str:
             prefix = "" if not place or message.startswith(place) else f"{place}: "
             lines.append(f"{prefix}{message}")
         else:
-            lines.append(f"{place}: {item['msg']}, got {item['input']!r}")
+            lines.append(f"{place}: {_in_words(item)}")
     return "\n".join(lines)
+
+
+_IN_WORDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "tuple_type": ("a list", "put it in [ ]"),
+        "string_type": ("text", "put it in quotes"),
+        "int_type": ("a whole number", "write one"),
+        "int_parsing": ("a whole number", "write one"),
+        "int_from_float": ("a whole number", "write one"),
+        "float_type": ("a number", "write one"),
+        "float_parsing": ("a number", "write one"),
+        "bool_type": ("true or false", "write one of them"),
+        "bool_parsing": ("true or false", "write one of them"),
+        "greater_than_equal": ("{ge} or more", "raise it"),
+        "less_than_equal": ("{le} or less", "lower it"),
+        "literal_error": ("one of {expected}", "choose one"),
+        "mapping_type": ("a table", "write names and values"),
+        "model_type": ("a table", "write names and values"),
+        "too_short": ("at least {min_length}", "add some"),
+    }
+)
+"""Kind of a fault of a value -> what was expected, and what to do."""
+
+
+def _in_words(item: ErrorDetails) -> str:
+    """What was expected of a value, what came, and what to do."""
+    expected, advice = _IN_WORDS.get(item["type"], (item["msg"], "change it"))
+    return f"expected {expected.format(**item.get('ctx', {}))}, got {item['input']!r}: {advice}"
 
 
 def _fields_at(place: tuple[int | str, ...]) -> tuple[str, ...]:

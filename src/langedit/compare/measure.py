@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from langedit.compare.cells import FORMAT, Cell
+from langedit.compare.config import OWN
 from langedit.compare.figures_of import definitions_of
 from langedit.compare.ground import Say
 from langedit.compare.resources import Stages, code_digest, hardware, versions
@@ -32,7 +33,6 @@ from langedit.facts import Fact
 from langedit.models import EditableModel
 from langedit.workspace import StreamStep, run_stream
 
-OWN = "own"
 _T = TypeVar("_T")
 
 

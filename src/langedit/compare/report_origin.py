@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langedit.compare.config import CompareConfig
+from langedit.compare.config import OWN, CompareConfig
 from langedit.compare.figures_of import definitions_of
 from langedit.compare.grid import Outcome
 from langedit.compare.markdown import details, heading, table
@@ -75,7 +75,7 @@ def settings_section(config: CompareConfig, outcomes: Sequence[Outcome]) -> str:
         cell = outcome.cell
         if cell.settings is not None:
             own = _not_default(cell.settings)
-            if cell.prefixes_in != "own":
+            if cell.prefixes_in != OWN:
                 own["prefix_language"] = cell.prefixes_in
             found.setdefault((cell.model, cell.method), own)
     common = _common(list(found.values()))
