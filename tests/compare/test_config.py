@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,13 @@ from langedit.compare.reading import (
     prefix_language,
     read_comparison,
     shipped_comparisons,
+    shipped_folder,
 )
 from langedit.compare.streams import plans_of
 from langedit.editing import method_names
 from langedit.errors import ConfigError
 from langedit.evaluation import METRICS
+from langedit.method_points import BUILT_IN
 
 
 def ranges_of(label, setting):
@@ -154,6 +158,41 @@ def test_the_paper_has_six_languages_of_400_in_batches_of_100():
     assert (len(plan.languages), plan.facts_each, plan.size) == (6, 400, 100)
     assert edit_config(config, "memit", "llama3-8b").moment_weight == 15000
     assert edit_config(config, "alphaedit", "gpt-j-6b").layers == (3, 4, 5, 6, 7, 8)
+
+
+@pytest.mark.parametrize("name", ["paper-mzsre", "paper-bzsre"])
+def test_the_paper_has_every_method_with_its_published_settings(name):
+    config = read_comparison(name)
+    assert {point.name for point in BUILT_IN} <= set(config.all_methods())
+    rome, on_gptj = (edit_config(config, "rome", model) for model in ("llama3-8b", "gpt-j-6b"))
+    assert (rome.layers, rome.value_lr, rome.norm_clamp) == ((5,), 0.5, 4.0)
+    assert (rome.value_weight_decay, rome.value_steps, rome.loss_layer) == (1e-3, 25, 31)
+    assert (on_gptj.value_weight_decay, on_gptj.value_steps) == (0.5, 20)
+    for label in ("ft", "ft-l"):
+        own = edit_config(config, label, "qwen25-7b")
+        assert (own.layers, own.ft_steps, own.ft_lr) == ((21,), 25, 5e-4)
+    for label in ("rect", "prune"):
+        assert edit_config(config, label, "llama3-8b").moment_weight == 15000
+
+
+def test_the_shipped_tuning_is_that_of_the_atlas():
+    config = read_comparison("atlas", chosen=None)
+    found = tomllib.loads((shipped_folder() / "chosen" / "atlas.toml").read_text(encoding="utf-8"))
+    assert set(found["methods"]) == set(config.all_methods())
+    tune = config.tune
+    rounds = Counter((row["method"], row["final"]) for row in found["trials"])
+    assert rounds == {
+        (method, final): tune.final.trials if final else tune.budget
+        for method in config.all_methods()
+        for final in (False, True)
+    }
+    for row in found["trials"]:
+        ranges = tune.ranges[row["method"]]
+        assert set(row["settings"]) == (set(ranges) if row["trial"] else set())
+    for method, table in found["methods"].items():
+        finals = [row for row in found["trials"] if row["final"] and row["method"] == method]
+        best = max(finals, key=lambda row: row["objective"])
+        assert table.get("on", {}).get("bundled", {}) == best["settings"]
 
 
 def test_an_unknown_shipped_name_and_a_missing_file_are_said(tmp_path):

@@ -114,6 +114,24 @@ source = "tiny"
         assert "best of 3" in chosen.entry(name).chosen
 
 
+def test_methods_that_are_not_tuned_again_stay_in_the_file(tuned, tmp_path):
+    *_, results = tuned
+    path = tmp_path / "chosen.toml"
+    write_chosen(results, path, "langedit tune x")
+    whole = tomllib.loads(path.read_text(encoding="utf-8"))
+    again = [replace(result, scores={"mean": 0.1 * result.trial.number}) for result in results
+             if result.trial.method == "langedit"]  # fmt: skip
+    write_chosen(again, path, "langedit tune x --only langedit", whole)
+    merged = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert merged["methods"]["memit-seq"] == whole["methods"]["memit-seq"]
+    assert "--only langedit: objective 20.0" in merged["methods"]["langedit"]["chosen"]
+    assert merged["trials"][:3] == [r for r in whole["trials"] if r["method"] == "memit-seq"]
+    assert [row["objective"] for row in merged["trials"][3:]] == [0.0, 0.1, 0.2]
+    assert merged["command"] == "langedit tune x; langedit tune x --only langedit"
+    write_chosen(results, path, "langedit tune x", merged)  # nothing of it is left to keep
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == whole
+
+
 def test_a_failed_trial_has_no_objective_and_is_not_chosen(tuned):
     _, _, trials, results = tuned
     outcomes = [Outcome(cell=trial.cells[0], error="broken") for trial in trials]

@@ -108,6 +108,7 @@ def _origin(cell: Cell) -> dict[str, Any]:
             "facts": len(cell.stream.facts),
             "batches": len(cell.stream.batches),
             "rejected": cell.stream.rejected,
+            "subjects": {code: dict(own) for code, own in cell.stream.subjects.items()},
         },
         "corpus": None if cell.settings is None else cell.ground.moments.corpus,
         "versions": versions(),

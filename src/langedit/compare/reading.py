@@ -21,7 +21,7 @@ _ALTERNATIVES = (("null_threshold", "null_share"), ("ridge", "relative_ridge"))
 
 def shipped_comparisons() -> tuple[str, ...]:
     """Names of the comparisons that come with the package."""
-    return _names_in(_shipped_folder())
+    return _names_in(shipped_folder())
 
 
 def read_comparison(source: str | Path, **changes: Any) -> CompareConfig:
@@ -39,7 +39,7 @@ def read_comparison(source: str | Path, **changes: Any) -> CompareConfig:
         require_name(
             "comparison: a .toml file, or a shipped one", str(source), shipped_comparisons()
         )
-        path = _shipped_folder() / f"{source}.toml"
+        path = shipped_folder() / f"{source}.toml"
     values = {**read_toml(path), **changes}
     try:
         config = CompareConfig(**{"name": path.stem, **values, "folder": path.parent})
@@ -174,5 +174,6 @@ def _names_in(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder.glob("*.toml")))
 
 
-def _shipped_folder() -> Path:
+def shipped_folder() -> Path:
+    """Folder of the comparisons that come with the package."""
     return Path(str(files("langedit.compare"))) / "configs"

@@ -28,6 +28,11 @@ def origin(outcomes: Sequence[Outcome], command: str) -> str:
         f"batches (`{r['data']['fingerprint'][:12]}`)"
         for r in records
     }
+    subjects = {
+        f"{r['dataset']}: {_subjects(found)}"
+        for r in records
+        if (found := r["data"].get("subjects"))
+    }
     machines = {
         f"{r['hardware']['processor']}, {r['hardware']['threads']} threads"
         + "".join(f", {gpu}" for gpu in r["hardware"]["gpus"])
@@ -39,6 +44,7 @@ def origin(outcomes: Sequence[Outcome], command: str) -> str:
         f"Written by `{command}` from its own results: {len(records)} of {len(outcomes)} runs.",
         *(f"- model: {text}" for text in sorted(models)),
         *(f"- data: {text}" for text in sorted(data)),
+        *(f"- subjects in their questions, {text}" for text in sorted(subjects)),
         *(f"- machine: {text}" for text in sorted(machines)),
         *(f"- versions: {text}" for text in sorted(versions)),
         f"- source code: {', '.join(f'`{digest}` ({n} runs)' for digest, n in code.items())}",
@@ -50,6 +56,14 @@ def origin(outcomes: Sequence[Outcome], command: str) -> str:
             "results and run again for figures of one state."
         )
     return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _subjects(found: Mapping[str, Mapping[str, int]]) -> str:
+    """How subjects were found in the source, by language."""
+    return "; ".join(
+        f"{code} {', '.join(f'{count} {way}' for way, count in own.items())}"
+        for code, own in found.items()
+    )
 
 
 def failures(outcomes: Sequence[Outcome]) -> str:
@@ -99,6 +113,8 @@ def trials_section(config: CompareConfig) -> str:
         return ""
     found = read_toml(config.folder / config.chosen)
     tried = found.get("trials", ())
+    if not tried:
+        return f"{heading(2, 'How settings were tuned')}\n\n`{config.chosen}` lists no runs."
     rows = [
         [
             trial["method"],
