@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
+from langedit.compare.faults import Place, explain
 from langedit.compare.nearest import unknown_name
 from langedit.compare.ranges import Range, read_range
 from langedit.editing import EditConfig, method_names
@@ -240,7 +239,7 @@ class CompareConfig(_Table):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+            raise ConfigError(explain(error, _fields_at)) from None
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -393,53 +392,7 @@ def _language_codes(codes: tuple[str, ...]) -> tuple[str, ...]:
     return found
 
 
-def _explain(error: ValidationError) -> str:
-    """One line for each fault: where, what was expected, what came."""
-    lines = []
-    for item in error.errors():
-        place = ".".join(map(str, item["loc"]))
-        if item["type"] == "extra_forbidden":
-            lines.append(unknown_name(place, str(item["loc"][-1]), _fields_at(item["loc"][:-1])))
-        elif item["type"] == "missing":
-            lines.append(f"{place}: expected a value, got none: add it")
-        elif item["msg"].startswith("Value error, "):
-            message = item["msg"].removeprefix("Value error, ")
-            prefix = "" if not place or message.startswith(place) else f"{place}: "
-            lines.append(f"{prefix}{message}")
-        else:
-            lines.append(f"{place}: {_in_words(item)}")
-    return "\n".join(lines)
-
-
-_IN_WORDS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "tuple_type": ("a list", "put it in [ ]"),
-        "string_type": ("text", "put it in quotes"),
-        "int_type": ("a whole number", "write one"),
-        "int_parsing": ("a whole number", "write one"),
-        "int_from_float": ("a whole number", "write one"),
-        "float_type": ("a number", "write one"),
-        "float_parsing": ("a number", "write one"),
-        "bool_type": ("true or false", "write one of them"),
-        "bool_parsing": ("true or false", "write one of them"),
-        "greater_than_equal": ("{ge} or more", "raise it"),
-        "less_than_equal": ("{le} or less", "lower it"),
-        "literal_error": ("one of {expected}", "choose one"),
-        "mapping_type": ("a table", "write names and values"),
-        "model_type": ("a table", "write names and values"),
-        "too_short": ("at least {min_length}", "add some"),
-    }
-)
-"""Kind of a fault of a value -> what was expected, and what to do."""
-
-
-def _in_words(item: ErrorDetails) -> str:
-    """What was expected of a value, what came, and what to do."""
-    expected, advice = _IN_WORDS.get(item["type"], (item["msg"], "change it"))
-    return f"expected {expected.format(**item.get('ctx', {}))}, got {item['input']!r}: {advice}"
-
-
-def _fields_at(place: tuple[int | str, ...]) -> tuple[str, ...]:
+def _fields_at(place: Place) -> tuple[str, ...]:
     """Names of the settings in the table at a place."""
     tables: dict[str, type[BaseModel]] = {
         "models": ModelEntry,
