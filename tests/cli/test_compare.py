@@ -54,6 +54,8 @@ def test_compare_prints_a_table_and_writes_csv_and_report(langedit, folder, tmp_
     config, output, report = folder / "tiny.toml", tmp_path / "out", tmp_path / "results.md"
     out, err = langedit.ok("compare", config, "--output", output, "--report", report)
     assert "3 of 3 runs are done, 0 failed." in out
+    assert "What the scores mean" in out
+    assert "mean of efficacy, generalization" in out
     assert "own on tiny" in out
     assert "batch 2/2" in err
     rows = csv.DictReader((output / "results.csv").read_text(encoding="utf-8").splitlines())
@@ -116,6 +118,10 @@ def test_tune_writes_what_compare_reads(langedit, folder, tmp_path):
     assert set(found["methods"]) == {"langedit", "memit-seq"}
     _, err = langedit.ok("tune", config, "--output", output, "--write", written)
     assert "begins" not in err
+    langedit.ok("tune", config, "--output", output, "--write", written, "--only", "langedit")
+    merged = tomllib.loads(written.read_text(encoding="utf-8"))
+    assert merged["methods"]["memit-seq"] == found["methods"]["memit-seq"]
+    assert set(merged["methods"]) == set(found["methods"])
     with_chosen = folder / "with-chosen.toml"
     with_chosen.write_text(f'chosen = "{written}"\n{CONFIG}', encoding="utf-8")
     report = tmp_path / "r.md"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from compare_helpers import comparison, values
+from compare_helpers import SETTINGS, comparison, values
 
 from langedit.compare.config import CompareConfig
 from langedit.compare.reading import (
@@ -15,9 +17,19 @@ from langedit.compare.reading import (
     prefix_language,
     read_comparison,
     shipped_comparisons,
+    shipped_folder,
 )
 from langedit.compare.streams import plans_of
+from langedit.editing import method_names
 from langedit.errors import ConfigError
+from langedit.evaluation import METRICS
+from langedit.method_points import BUILT_IN
+
+
+def ranges_of(label, setting):
+    ranges = {label: {setting: [1.0, 2.0]}}
+    return {"tune": {"batches": 2, "edits_per_batch": 1, "ranges": ranges}}
+
 
 BAD = [
     ({"methods": {"langedt": {}}}, r"methods\.langedt: .*did you mean 'langedit'"),
@@ -43,6 +55,21 @@ BAD = [
     ({"models": {"tiny": {}}}, r"models\.tiny\.source: expected a value"),
     ({"tune": {"batches": 2, "edits_per_batch": 1, "ranges": {"lngedit": {}}}}, "'langedit'"),
     ({"tune": {"batches": 2, "edits_per_batch": 1, "ranges": {"common": {"ridge": 1}}}}, "ridge: "),
+    (ranges_of("common", "rige"), r"tune\.ranges\.common: .*did you mean 'ridge'"),
+    (ranges_of("memit-seq", "ridge"), r"tune\.ranges\.memit-seq: expected one of .*got 'ridge'"),
+    ({"methods": {"langedit": {"prefix_language": "xq"}}}, r"langedit\.prefix_language: expected"),
+    ({"retention": [1, 99]}, "retention: expected batches from 1 to 2.*got 99"),
+    ({"retention": "all"}, r"retention: expected a number of points.*got 'all': for example"),
+    ({"retention": [0]}, r"retention: expected a number of points.*got \[0\]"),
+    ({"languages": "en"}, r"languages: expected a list, got 'en': put it in \[ \]"),
+    ({"batches": 2.5}, r"batches: expected a whole number, got 2\.5"),
+    ({"batches": 0}, "batches: expected 1 or more, got 0: raise it"),
+    ({"seeds": []}, r"seeds: expected at least 1, got \(?\[?"),
+    ({"models": {"tiny": {"source": 3}}}, r"models\.tiny\.source: expected text, got 3"),
+    ({"models": 3}, "models: expected a table, got 3"),
+    ({"models": {"tiny": 3}}, r"models\.tiny: expected a table, got 3"),
+    ({"every_method": "perhaps"}, "every_method: expected true or false, got 'perhaps'"),
+    ({"models": {"tiny": {"source": "tiny", "dtype": "int3"}}}, "dtype: expected one of 'auto'"),
 ]
 
 
@@ -81,6 +108,27 @@ def test_a_wrong_setting_names_method_and_model(ground):
         edit_config(config, "mine", "tiny")
 
 
+def test_settings_that_a_method_does_not_read_are_refused_in_its_own_tables(ground):
+    for own in ({"corpus_weight": 2.0}, {"on": {"tiny": {"corpus_weight": 2.0}}}):
+        config = comparison(ground, methods={"memit": own})
+        with pytest.raises(ConfigError, match=r"memit on model tiny: expected settings that memit "
+                           r"reads, got corpus_weight; it reads .*moment_weight"):  # fmt: skip
+            edit_config(config, "memit", "tiny")
+    common = {**SETTINGS, "corpus_weight": 2.0, "layers": [0]}
+    for label in method_names():
+        config = comparison(ground, common=common, methods={label: {}})
+        assert edit_config(config, label, "tiny").corpus_weight == 2.0
+    methods = {"langedit": {"basis_tolerance": 1e-5}, "ft": {"stop_margin": 1.0}}
+    config = comparison(ground, methods=methods, ablations={
+        "fixed": {"base": "langedit", "method": "alphaedit", "solve_history": False},
+        "wrong": {"base": "langedit", "method": "alphaedit", "refresh_edits": 3},
+    })  # fmt: skip
+    assert edit_config(config, "fixed", "tiny").basis_tolerance == 1e-5
+    for label, name in (("wrong", "refresh_edits"), ("ft", "stop_margin")):
+        with pytest.raises(ConfigError, match=f"got {name}; it reads"):
+            edit_config(config, label, "tiny")
+
+
 def test_the_one_given_last_of_two_alternatives_counts():
     assert overlay({"relative_ridge": 0.1, "a": 1}, {"ridge": 2}) == {"a": 1, "ridge": 2}
     both = {"ridge": 1, "relative_ridge": 2}
@@ -110,6 +158,41 @@ def test_the_paper_has_six_languages_of_400_in_batches_of_100():
     assert (len(plan.languages), plan.facts_each, plan.size) == (6, 400, 100)
     assert edit_config(config, "memit", "llama3-8b").moment_weight == 15000
     assert edit_config(config, "alphaedit", "gpt-j-6b").layers == (3, 4, 5, 6, 7, 8)
+
+
+@pytest.mark.parametrize("name", ["paper-mzsre", "paper-bzsre"])
+def test_the_paper_has_every_method_with_its_published_settings(name):
+    config = read_comparison(name)
+    assert {point.name for point in BUILT_IN} <= set(config.all_methods())
+    rome, on_gptj = (edit_config(config, "rome", model) for model in ("llama3-8b", "gpt-j-6b"))
+    assert (rome.layers, rome.value_lr, rome.norm_clamp) == ((5,), 0.5, 4.0)
+    assert (rome.value_weight_decay, rome.value_steps, rome.loss_layer) == (1e-3, 25, 31)
+    assert (on_gptj.value_weight_decay, on_gptj.value_steps) == (0.5, 20)
+    for label in ("ft", "ft-l"):
+        own = edit_config(config, label, "qwen25-7b")
+        assert (own.layers, own.ft_steps, own.ft_lr) == ((21,), 25, 5e-4)
+    for label in ("rect", "prune"):
+        assert edit_config(config, label, "llama3-8b").moment_weight == 15000
+
+
+def test_the_shipped_tuning_is_that_of_the_atlas():
+    config = read_comparison("atlas", chosen=None)
+    found = tomllib.loads((shipped_folder() / "chosen" / "atlas.toml").read_text(encoding="utf-8"))
+    assert set(found["methods"]) == set(config.all_methods())
+    tune = config.tune
+    rounds = Counter((row["method"], row["final"]) for row in found["trials"])
+    assert rounds == {
+        (method, final): tune.final.trials if final else tune.budget
+        for method in config.all_methods()
+        for final in (False, True)
+    }
+    for row in found["trials"]:
+        ranges = tune.ranges[row["method"]]
+        assert set(row["settings"]) == (set(ranges) if row["trial"] else set())
+    for method, table in found["methods"].items():
+        finals = [row for row in found["trials"] if row["final"] and row["method"] == method]
+        best = max(finals, key=lambda row: row["objective"])
+        assert table.get("on", {}).get("bundled", {}) == best["settings"]
 
 
 def test_an_unknown_shipped_name_and_a_missing_file_are_said(tmp_path):
@@ -172,8 +255,6 @@ def test_values_are_not_shared(ground):
     assert CompareConfig(**values(ground)) == CompareConfig(**values(ground))
 
 
-def test_metrics_are_shares_of_the_edited_model_alone(tmp_path):
+def test_metrics_are_all_scores_of_facts_and_efficacy_is_one(tmp_path):
     assert comparison(tmp_path, metrics=("success",)).metrics == ("efficacy", "success")
-    for name in ("agreement", "fluency"):
-        with pytest.raises(ConfigError, match="metrics"):
-            comparison(tmp_path, metrics=(name,))
+    assert set(comparison(tmp_path, metrics=tuple(METRICS)).metrics) == set(METRICS)

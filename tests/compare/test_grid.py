@@ -19,12 +19,14 @@ from langedit.compare.figures_of import (
 )
 from langedit.compare.files import read_json, write_json
 from langedit.compare.grid import finished, run_grid
+from langedit.compare.ground import Ground
 from langedit.compare.locks import try_lock
 from langedit.compare.measure import measure
 from langedit.compare.tidy import write_csv
+from langedit.editing import Editor
 from langedit.editing.methods.memit_seq import MemitSeq
 from langedit.errors import ConfigError, OutputError
-from langedit.evaluation import Scores, cell_values, score_facts
+from langedit.evaluation import METRICS, Questions, Scores, ask, cell_values, score_facts
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,26 @@ def test_a_record_says_what_ran_on_what(done):
     assert [batch["after"] for batch in record["batches"]] == [1, 2]
     assert len(record["facts"]) == 4
     assert set(record["perplexity"]) == {"en", "de"}
+
+
+def test_scores_that_compare_with_the_unedited_model_and_ones_that_are_no_share(done, tmp_path):
+    config, *_ = done
+    metrics = ("efficacy", "specificity", "agreement", "fluency")
+    cells = make_cells(config.replace(metrics=metrics, seeds=(0,)), tmp_path, only=("langedit",))
+    control, edited = (outcome.record for outcome in run_grid(cells, tmp_path))
+    assert {fact["agreement"] for fact in control["facts"]} == {1.0}
+    model = cells[0].ground.load()
+    questions = Questions.of(model, cells[0].stream.facts, metrics)
+    before = ask(model, questions)
+    settings = cells[1].settings
+    prefixes = cells[1].ground.prefixes(settings, ("en", "de"))
+    editor = Editor(model, None, settings, cells[1].ground.moments, prefixes)
+    for batch in cells[1].stream.batches:
+        editor.apply(batch)
+    for own, expected in zip(edited["facts"], ask(model, questions).values(before), strict=True):
+        assert {name: own[name] for name in metrics} == expected
+    assert edited["definitions"]["agreement"] == METRICS["agreement"].definition
+    assert {"first_batch", "mean", "perplexity"} <= set(edited["definitions"])
 
 
 def test_the_control_has_the_base_rate(done):
@@ -184,7 +206,9 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(done, tmp_path):
     assert control.error is None
     assert good.record is not None
     assert "layers: expected indices from 0 to 2" in deep.error
-    kept = json.loads((tmp_path / "failed" / f"{deep.cell.key}.json").read_text(encoding="utf-8"))
+    (file,) = (tmp_path / "failed").iterdir()
+    kept = read_json(file)
+    assert (kept["cell"], kept["key"]) == (deep.cell.name, deep.cell.key)
     assert "Traceback" in kept["traceback"]
     assert kept["error"] == deep.error
     assert any("FAILED" in line for line in said)
@@ -207,11 +231,20 @@ def test_a_program_error_fails_its_cell_alone_and_is_tried_again(done, tmp_path)
     assert list((tmp_path / "failed").iterdir()) == []
 
 
-def test_a_model_that_cannot_be_loaded_fails_its_cells_alone(ground, done, tmp_path):
+def test_a_model_that_cannot_be_loaded_fails_its_cells_alone(ground, done, tmp_path, monkeypatch):
     config, *_ = done
+    load = Ground._loaded
     broken = config.models["tiny"].model_copy(update={"source": str(ground / "no-such-folder")})
     config = config.replace(models={"broken": broken, **config.models}, seeds=(0,))
-    outcomes = run_grid(make_cells(config, tmp_path, only=("memit-seq",)), tmp_path)
+    cells = make_cells(config, tmp_path, only=("memit-seq",))
+    loads = []
+    monkeypatch.setattr(Ground, "_loaded", lambda self: loads.append(self.name) or load(self))
+    outcomes = run_grid(cells, tmp_path)
+    assert loads.count("broken") == 1
+    kept = [read_json(file) for file in (tmp_path / "failed").iterdir()]
+    assert sorted(own["cell"] for own in kept) == sorted(cell.name for cell in cells[:2])
+    assert all("no-such-folder" in own["error"] and "Traceback" in own["traceback"] for own in kept)
+    assert [outcome.error for outcome in finished(cells, tmp_path)] == [o.error for o in outcomes]
     assert ["no-such-folder" in (outcome.error or "") for outcome in outcomes] == [
         True,
         True,
@@ -236,17 +269,32 @@ def test_a_cell_of_another_process_is_waited_for_or_left(done, tmp_path, monkeyp
     assert waited.record == outcomes[0].record
 
 
-def test_a_damaged_file_is_refused(done, tmp_path):
-    config, *_ = done
-    cell = make_cells(config, tmp_path)[0]
+def test_a_damaged_file_fails_its_cell_alone(done, tmp_path):
+    config, _, _, outcomes = done
+    cell, other = make_cells(config, tmp_path)[:2]
     path = tmp_path / "cells" / f"{cell.key}.json"
     path.parent.mkdir()
     path.write_text("{")
-    with pytest.raises(OutputError, match="remove the file"):
-        run_grid([cell], tmp_path)
+    write_json(path.with_name(f"{other.key}.json"), outcomes[1].record)
+    failed, good = run_grid([cell, other], tmp_path)
+    assert "remove the file" in failed.error
+    assert good.record == outcomes[1].record
+    assert [own.error for own in finished([cell, other], tmp_path)] == [failed.error, None]
     path.write_text('{"key": "another", "format": 1}')
-    with pytest.raises(OutputError, match="expected the result of cell"):
-        run_grid([cell], tmp_path)
+    assert "expected the result of cell" in run_grid([cell], tmp_path)[0].error
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):  # nothing can be written there
+        run_grid([cell], tmp_path / "file")
+
+
+def test_a_failure_of_other_settings_under_the_same_name_is_not_told(done, tmp_path):
+    config, *_ = done
+    old, new = (
+        make_cells(config.replace(common={**SETTINGS, "ridge": ridge}), tmp_path)[1]
+        for ridge in (1.0, 2.0)
+    )
+    run_grid([old], tmp_path, measure_cell=lambda cell, say: 1 / 0)
+    assert [own.error is None for own in finished([old, new], tmp_path)] == [False, True]
 
 
 def test_only_takes_methods_by_name(done, tmp_path):
@@ -310,6 +358,9 @@ def test_the_table_has_one_row_a_figure(done, tmp_path):
     expected = means_of(outcomes[1].record, ("efficacy",))["efficacy"]
     assert float(own["value"]) == pytest.approx(expected)
     assert own["count"] == "4"
+    for metric, count in (("retention_after_1", "2"), ("retention_after_2", "4"),
+                          ("first_batch_after_1", "2"), ("first_batch_after_2", "2")):  # fmt: skip
+        assert by_name["tiny", "langedit", "own", "0", "all", metric]["count"] == count
     for key in (
         ("en", "specificity"),
         ("all", "mean"),

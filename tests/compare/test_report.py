@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from compare_helpers import comparison
@@ -11,10 +12,18 @@ from rich.console import Console
 from langedit.compare.cells import make_cells
 from langedit.compare.grid import Outcome, run_grid
 from langedit.compare.report import write_report
-from langedit.compare.summary import board_table, boards_of, percent_interval
+from langedit.compare.report_origin import origin, trials_section
+from langedit.compare.summary import (
+    board_table,
+    boards_of,
+    percent_interval,
+    shown_interval,
+    shown_value,
+    units_apart,
+)
 from langedit.compare.tidy import rows_of
 from langedit.errors import ConfigError
-from langedit.evaluation import Interval
+from langedit.evaluation import METRICS, Interval
 from langedit.reporting import percent
 
 COMMAND = "langedit compare tiny.toml --report results.md"
@@ -76,6 +85,58 @@ def test_settings_and_how_they_were_chosen_are_written(report):
     assert row
     assert re.search(r'^\| english \| tiny \|.*`prefix_language` = "en"', text, re.MULTILINE)
     assert "as declared in the comparison" in text
+
+
+def test_how_subjects_were_found_is_in_the_report_where_cells_say_it(report, done):
+    assert "- subjects in their questions, own: en 12 " in report[1]
+    old = [
+        replace(outcome, record={**outcome.record, "data": {
+            name: own for name, own in outcome.record["data"].items() if name != "subjects"}})
+        for outcome in done[1]
+    ]  # fmt: skip
+    assert "subjects in their questions" not in origin(old, COMMAND)
+    assert "data: own, seed 0" in origin(old, COMMAND)
+
+
+def test_every_figure_is_defined(report):
+    text = report[1].partition("## What the figures mean")[2].partition("\n## ")[0]
+    for name in ("efficacy", "specificity", "first_batch", "mean", "perplexity", "transfer"):
+        assert f"| `{name}` | " in text
+    assert METRICS["efficacy"].definition in text
+    assert "| ablation | of | seeds |" in report[1]
+    assert re.search(r"^\| english \| langedit \| 1 \|", report[1], re.MULTILINE)
+
+
+def test_the_report_says_how_many_runs_each_method_had(done, tmp_path):
+    config, _ = done
+    tried = [("langedit", False)] * 3 + [("memit-seq", False)] * 2
+    tried += [(name, True) for name in ("langedit", "memit-seq")]
+    rows = [f'{{method = "{name}", trial = 0, final = {str(final).lower()}, settings = {{}}}}'
+            for name, final in tried]  # fmt: skip
+    (tmp_path / "c.toml").write_text(f"trials = [{', '.join(rows)}]", encoding="utf-8")
+    text = trials_section(config.replace(chosen=str(tmp_path / "c.toml")))
+    assert "In the first round runs by method: langedit 3, memit-seq 2 on facts" in text
+    assert "decided: every method had 1 run, with" in text
+
+
+def test_facts_without_a_score_are_not_counted(done):
+    outcome = done[1][1]
+    point = {"after": 2, "efficacy": [[None, 1.0], [None, 0.5]]}
+    record = {**outcome.record, "retention": [point]}
+    rows = {row["metric"]: row for row in rows_of([Outcome(cell=outcome.cell, record=record)])
+            if row["language"] == "all"}  # fmt: skip
+    assert (rows["retention_after_2"]["value"], rows["retention_after_2"]["count"]) == (0.75, 2)
+    assert (rows["first_batch_after_2"]["value"], rows["first_batch_after_2"]["count"]) == (1.0, 1)
+
+
+def test_what_is_no_share_is_shown_in_its_own_unit():
+    interval = Interval(mean=4.5, low=4.25, high=5.0, level=0.95, facts=9)
+    assert shown_interval("fluency", interval) == "4.50 (4.25–5.00)"
+    assert shown_interval("fluency", interval, sign=True) == "+4.50 (+4.25 to +5.00)"
+    assert shown_interval("fluency", None) == shown_value("fluency", None) == "–"
+    assert (shown_value("fluency", 4.5), shown_value("mean", 0.5)) == ("4.50", "50.0")
+    assert units_apart(("efficacy", "mean")) == ""
+    assert "of fluency" in units_apart(("efficacy", "fluency"))
 
 
 def test_failures_are_in_the_report(done, tmp_path):

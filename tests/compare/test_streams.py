@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from compare_helpers import comparison
 
 from langedit.compare.pools import file_pool, in_part
+from langedit.compare.reading import read_comparison
 from langedit.compare.streams import Plan, Streams, make_stream, plans_of
 from langedit.errors import ConfigError, FactError
 
@@ -135,6 +138,45 @@ def test_the_atlas_is_aligned_and_its_parts_do_not_meet(ground):
     parallel = Plan(schedule="parallel", languages=("en", "zh"), batches=2, size=3)
     pair = Streams(config).stream("atlas", parallel, 0)
     assert [f.id[2:] for f in pair.batches[0]] == [f.id[2:] for f in pair.batches[1]]
+
+
+def test_how_subjects_were_found_is_counted_and_not_in_the_fingerprint(ground, tmp_path):
+    sides = [
+        {"en": {"src": f"Who rules {name}?", "subject": name, "alt": "Bo", "rephrase": "?",
+                "loc": "x?", "loc_ans": "y"},
+         "de": {"src": question, "subject": name, "alt": "Bo", "rephrase": "?", "loc": "x?",
+                "loc_ans": "y"}}
+        for name, question in (("Peru", "Wer regiert Peru?"), ("Chile", "Wer regiert CHILE?"),
+                               ("Ghana", "Wer regiert das Land?"))
+    ]  # fmt: skip
+    (tmp_path / "m.json").write_text(json.dumps(sides), encoding="utf-8")
+    entry = {"files": [str(tmp_path / "m.json")], "missing_subject": "normalise"}
+    config = comparison(ground, datasets={"own": entry}, edits_per_batch=1)
+    pool = file_pool(config, "own", ("en", "de"), seed=0, part="evaluation")
+    assert pool.subjects == {
+        "en": {"as given": 3}, "de": {"as given": 1, "normalised": 1, "rejected": 1},
+    }  # fmt: skip
+    (plan,) = plans_of(config, "own").values()
+    stream = make_stream(pool, plan, 0)
+    assert stream.subjects == pool.subjects
+    assert replace(stream, subjects={}).fingerprint == stream.fingerprint
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["paper-mzsre", "paper-bzsre"])
+def test_the_shipped_comparisons_of_the_paper_have_their_facts(name, data_folder):
+    assert data_folder.is_dir()
+    config = read_comparison(name)
+    (dataset,) = config.datasets
+    (plan,) = plans_of(config, dataset).values()
+    stream = Streams(config).stream(dataset, plan, 0)
+    assert [len(batch) for batch in stream.batches] == [100] * config.batches
+    assert [batch[0].language for batch in stream.batches[: len(config.languages)]] == list(
+        config.languages
+    )
+    texts = [(fact.language, fact.text) for fact in stream.facts]
+    assert len(set(texts)) == len(texts)
+    assert set(stream.subjects) >= set(config.languages)
 
 
 def test_a_text_is_told_once_in_a_language(ground, tmp_path):

@@ -114,6 +114,24 @@ source = "tiny"
         assert "best of 3" in chosen.entry(name).chosen
 
 
+def test_methods_that_are_not_tuned_again_stay_in_the_file(tuned, tmp_path):
+    *_, results = tuned
+    path = tmp_path / "chosen.toml"
+    write_chosen(results, path, "langedit tune x")
+    whole = tomllib.loads(path.read_text(encoding="utf-8"))
+    again = [replace(result, scores={"mean": 0.1 * result.trial.number}) for result in results
+             if result.trial.method == "langedit"]  # fmt: skip
+    write_chosen(again, path, "langedit tune x --only langedit", whole)
+    merged = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert merged["methods"]["memit-seq"] == whole["methods"]["memit-seq"]
+    assert "--only langedit: objective 20.0" in merged["methods"]["langedit"]["chosen"]
+    assert merged["trials"][:3] == [r for r in whole["trials"] if r["method"] == "memit-seq"]
+    assert [row["objective"] for row in merged["trials"][3:]] == [0.0, 0.1, 0.2]
+    assert merged["command"] == "langedit tune x; langedit tune x --only langedit"
+    write_chosen(results, path, "langedit tune x", merged)  # nothing of it is left to keep
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == whole
+
+
 def test_a_failed_trial_has_no_objective_and_is_not_chosen(tuned):
     _, _, trials, results = tuned
     outcomes = [Outcome(cell=trial.cells[0], error="broken") for trial in trials]
@@ -164,6 +182,15 @@ def test_draws_follow_from_the_seed_and_stay_in_range():
     assert all(0.1 <= weight <= 10 for weight in weights)
     assert 5 < sum(weight < 1 for weight in weights) < 25  # evenly in the logarithm
     assert draw_trials(TuneEntry(**{**TUNE, "seed": 1}), "memit-seq") != first[:3]
+
+
+def test_common_ranges_of_what_a_method_does_not_read_are_left_out():
+    tune = TuneEntry(**TUNE)
+    assert draw_trials(tune, "memit-seq", {"moment_weight", "norm_clamp"}) == draw_trials(
+        tune, "memit-seq"
+    )
+    assert set(draw_trials(tune, "memit-seq", {"moment_weight"})[1]) == {"moment_weight"}
+    assert draw_trials(tune, "ft", {"ft_lr"}) == [{}]
 
 
 def test_a_grid_takes_all_combinations_within_the_budget():

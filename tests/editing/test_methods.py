@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from langedit.editing import EditConfig, LayerState, find_method
-from langedit.editing.methods import ClosedForm
-from langedit.editing.methods.memit import solver_of
+from langedit.editing.methods import ClosedForm, settings_read
+from langedit.editing.methods.memit import Memit, solver_of
 from langedit.editing.methods.null_space import corpus_moment, projector_of
 from langedit.errors import MomentsError
 from langedit.linalg import SecondMoment
+from langedit.method_points import BUILT_IN
 
 D_IN, D_MODEL, TAU = 24, 5, 0.6
 
@@ -204,3 +205,33 @@ def test_states_of_other_methods_are_refused() -> None:
         corpus_moment(state)
     with pytest.raises(MomentsError, match="factored"):
         solver_of(method(method="alphaedit").start(0, moment()))
+
+
+class Recording:
+    """A config that remembers which of its settings were asked for."""
+
+    def __init__(self, config):
+        self.config, self.asked = config, set()
+
+    def __getattr__(self, name):
+        found = getattr(self.config, name)
+        self.asked |= {name} & set(EditConfig.model_fields)
+        return found
+
+
+@pytest.mark.parametrize("name", [point.name for point in BUILT_IN])
+def test_a_method_says_which_settings_it_reads(name):
+    config = EditConfig(method=name, layers=[0], null_share=0.5)
+    recording = Recording(config)
+    find_method(name).from_config(recording)
+    reads = settings_read(name)
+    assert recording.asked <= reads <= set(EditConfig.model_fields) - {"method"}
+    assert ("norm_clamp" in reads) == (name not in ("ft", "ft-l"))
+
+
+def test_what_a_plug_in_inherits_is_not_all_that_it_reads(monkeypatch):
+    class Own(Memit):
+        pass
+
+    monkeypatch.setattr("langedit.editing.methods.registry.find_method", lambda name: Own)
+    assert settings_read("own") is None

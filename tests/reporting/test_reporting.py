@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from langedit.evaluation import CrossScore, language_matrix
+from langedit.evaluation import CrossScore, definitions, language_matrix
 from langedit.reporting import (
     definition_table,
     heatmap_figure,
@@ -77,7 +77,7 @@ def test_heat_maps_are_pngs_and_differ_with_the_numbers(tmp_path, signed):
 
 
 def test_definitions_are_shown_beside_numbers(capsys):
-    Console(width=200).print(definition_table(["facts", "efficacy"]))
+    Console(width=200).print(definition_table(definitions(["facts", "efficacy"])))
     shown = capsys.readouterr().out
     assert "share of the tokens of the target" in shown
     assert "facts" not in shown

@@ -11,7 +11,7 @@ from langedit.compare.chosen import write_chosen
 from langedit.compare.config import CompareConfig
 from langedit.compare.files import write_json
 from langedit.compare.grid import Outcome, run_grid
-from langedit.compare.reading import read_comparison
+from langedit.compare.reading import read_comparison, read_toml
 from langedit.compare.report import write_report
 from langedit.compare.tidy import write_csv
 from langedit.compare.tuning import Trial, TrialResult, make_finals, make_trials, results_of
@@ -109,16 +109,19 @@ def compare(options: CompareOptions) -> Comparison:
 def tune(options: CompareOptions) -> Tuning:
     """Run the trials that are not finished, and write the best settings of each method.
 
+    If only some methods are tuned, a file that is there keeps what it says of the others.
+
     Raises:
         LangEditError: the comparison cannot be read or is wrong; nothing was run.
     """
     config = read_comparison(options.config, chosen=None)
     folder = options.folder(config)
+    file = options.write or folder / "chosen.toml"
+    kept = read_toml(file) if options.only and file.exists() else None
     results = _tried(make_trials(config, folder, only=options.only, say=note), folder, options)
     finals = make_finals(config, folder, results, say=note)
     results += _tried(finals, folder, options)
-    file = options.write or folder / "chosen.toml"
-    write_chosen(results, file, options.command("tune"))
+    write_chosen(results, file, options.command("tune"), kept)
     return Tuning(results=results, file=file)
 
 

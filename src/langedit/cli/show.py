@@ -7,7 +7,7 @@ from rich.table import Table
 
 from langedit.cli.job import EditOutcome
 from langedit.cli.options import layers_text
-from langedit.evaluation import KINDS, Scores, by_language
+from langedit.evaluation import KINDS, Scores, by_language, definitions
 from langedit.reporting import definition_table, percent, profile_table, score_table
 
 GUARANTEED = 1e-5
@@ -17,7 +17,7 @@ GUARANTEED = 1e-5
 def show_outcome(outcome: EditOutcome) -> None:
     """Print scores by language and what they mean, what earlier keys lost, and the files."""
     console = Console()
-    console.print(language_table(outcome), definition_table(KINDS), sep="\n")
+    console.print(language_table(outcome), definition_table(definitions(KINDS)), sep="\n")
     if outcome.editor.profiler is not None:
         console.print(profile_table(outcome.editor.profiler))
     plan = outcome.plan

@@ -6,9 +6,9 @@ from rich.console import Console
 
 from langedit.cli.comparison import Comparison, Tuning
 from langedit.compare.chosen import best_of
-from langedit.compare.figures_of import MEAN
+from langedit.compare.figures_of import FIRST_BATCH, MEAN, definitions_of
 from langedit.compare.summary import board_table, boards_of
-from langedit.reporting import percent, score_table
+from langedit.reporting import definition_table, percent, score_table
 
 
 def show_comparison(comparison: Comparison) -> None:
@@ -16,6 +16,9 @@ def show_comparison(comparison: Comparison) -> None:
     console = Console()
     for board in boards_of(comparison.outcomes, comparison.config.resamples):
         console.print(board_table(board), "")
+    defined = definitions_of(comparison.config.metrics)
+    shown = (*comparison.config.metrics, FIRST_BATCH, MEAN, "perplexity_ratio")
+    console.print(definition_table({name: defined[name] for name in shown}), "")
     outcomes = comparison.outcomes
     for outcome in outcomes:
         if outcome.error is not None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from langedit.demo.run import Answer, DemoResults, MethodResult
-from langedit.evaluation import KINDS, Scores
+from langedit.evaluation import KINDS, Scores, definitions
 from langedit.reporting import definition_table, percent, profile_table, score_table
 
 _COLUMNS = (*KINDS, "first batch", "perplexity ratio")
@@ -20,7 +20,7 @@ def show_demo(results: DemoResults) -> None:
     for method, own in results.methods.items():
         console.print(method_table(method, own), "")
     console.print(subject_table(results.methods), "")
-    console.print(definition_table(KINDS), "")
+    console.print(definition_table(definitions(KINDS)), "")
     answers = next((own.answers for own in results.methods.values() if own.answers), ())
     console.print(answer_table(answers), "")
     for method, own in results.methods.items():

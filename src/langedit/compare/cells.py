@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import langedit
-from langedit.compare.config import UNEDITED, CompareConfig
+from langedit.compare.config import OWN, UNEDITED, CompareConfig
 from langedit.compare.ground import Ground, Say
 from langedit.compare.nearest import require_name
 from langedit.compare.reading import edit_config, prefix_language
@@ -179,7 +179,7 @@ def _cells_of(
     settings: Mapping[str, EditConfig],
     groups: Mapping[str, Group],
 ) -> list[Cell]:
-    rows: list[tuple[str, Group, EditConfig | None, str]] = [(UNEDITED, "control", None, "own")]
+    rows: list[tuple[str, Group, EditConfig | None, str]] = [(UNEDITED, "control", None, OWN)]
     rows += [
         (label, groups[label], own, prefix_language(config, label))
         for label, own in settings.items()

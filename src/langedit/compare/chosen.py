@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +30,56 @@ def best_of(results: Sequence[TrialResult]) -> dict[str, TrialResult]:
     return best
 
 
-def write_chosen(results: Sequence[TrialResult], path: Path, command: str) -> None:
+def write_chosen(
+    results: Sequence[TrialResult], path: Path, command: str, kept: Mapping[str, Any] | None = None
+) -> None:
     """Write the best settings of each method, and all trials, as TOML that a comparison reads.
+
+    Args:
+        results: of this tuning.
+        path: the file.
+        command: that tuned.
+        kept: content of such a file, of which methods that are not tuned now stay.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    lines = [f"# Written by `{command}`: do not edit.", f"command = {toml_value(command)}", ""]
+    tuned = {result.trial.method for result in results}
+    kept = kept or {}
+    rows = [row for row in kept.get("trials", ()) if row.get("method") not in tuned]
+    tables = {name: own for name, own in kept.get("methods", {}).items() if name not in tuned}
+    earlier = str(kept.get("command", "")).split("; ") if rows or tables else []
+    commands = "; ".join(dict.fromkeys(filter(None, [*earlier, command])))
+    lines = [f"# Written by `{commands}`: do not edit.", f"command = {toml_value(commands)}", ""]
     lines.append("# Every run; scores in [0, 1]. A run without an objective failed.")
     lines.append("trials = [")
-    lines += [f"    {toml_value(_row(result))}," for result in results]
+    lines += [f"    {toml_value(row)}," for row in (*rows, *map(_row, results))]
     lines.append("]")
+    for method, table in (tables | _tables(results, command)).items():
+        plain = {name: value for name, value in table.items() if name != "on"}
+        lines += ["", f"[methods.{toml_value(method)}]", *_settings(plain)]
+        for model, own in table.get("on", {}).items():
+            lines += [f"[methods.{toml_value(method)}.on.{toml_value(model)}]", *_settings(own)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _tables(results: Sequence[TrialResult], command: str) -> dict[str, dict[str, Any]]:
+    """Method -> its table: the best settings on the model that was tuned, and why."""
+    tables = {}
     for method, best in best_of(results).items():
         count = sum(
             result.trial.method == method and result.trial.final == best.trial.final
             for result in results
         )
-        lines += ["", f"[methods.{toml_value(method)}]"]
-        lines.append(f"chosen = {toml_value(_reason(best, count, command))}")
+        table: dict[str, Any] = {"chosen": _reason(best, count, command)}
         if best.trial.settings:
-            model = best.trial.cells[0].model
-            lines.append(f"[methods.{toml_value(method)}.on.{toml_value(model)}]")
-        lines += [f"{name} = {toml_value(value)}" for name, value in best.trial.settings.items()]
-    write_text(path, "\n".join(lines) + "\n")
+            table["on"] = {best.trial.cells[0].model: dict(best.trial.settings)}
+        tables[method] = table
+    return tables
+
+
+def _settings(table: Mapping[str, Any]) -> list[str]:
+    return [f"{name} = {toml_value(value)}" for name, value in table.items()]
 
 
 def _reason(best: TrialResult, count: int, command: str) -> str:

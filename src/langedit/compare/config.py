@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from langedit.compare.faults import Place, explain
 from langedit.compare.nearest import unknown_name
 from langedit.compare.ranges import Range, read_range
-from langedit.editing import method_names
+from langedit.editing import EditConfig, method_names
+from langedit.editing.methods import settings_read
 from langedit.errors import ConfigError, FactError
 from langedit.evaluation import KINDS, METRICS
 from langedit.facts import Language
@@ -23,13 +25,10 @@ Schedule = Literal["per-batch", "per-fact", "parallel", "monolingual"]
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 UNEDITED = "unedited"
 """Name of the control in every grid: the model without any edit."""
+OWN = "own"
+"""Language of context prefixes: that of each fact."""
 COMMON = "common"
 """Table of ranges that all methods are tuned over."""
-
-_METRICS = tuple(
-    name for name, metric in METRICS.items() if metric.share and not metric.needs_before
-)
-"""Scores that a comparison can have: shares, of the edited model alone."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -191,7 +190,7 @@ class CompareConfig(_Table):
         edits_per_batch: facts in a batch.
         seeds: of the streams of facts.
         ablation_seeds: those that the ablations run with; `None`: the same.
-        metrics: scores of facts that are shares (docs/scores.md); efficacy is always one of them.
+        metrics: scores of facts (docs/scores.md); efficacy is always one of them.
         retention: after how many batches earlier ones are scored again: a number of points,
             spread evenly, or the batches (from 1). The last is always one of them.
         interference_sample: facts of each batch that are asked again after every later batch.
@@ -240,18 +239,29 @@ class CompareConfig(_Table):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+            raise ConfigError(explain(error, _fields_at)) from None
 
     @field_validator("schedule", mode="before")
     @classmethod
     def _known_schedule(cls, name: object) -> object:
         return _one_of("schedule", name, SCHEDULES)
 
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _points(cls, wanted: Any) -> Any:
+        points = wanted if isinstance(wanted, list | tuple) else [wanted]
+        if not all(type(point) is int and point >= 1 for point in points):
+            raise ValueError(
+                "expected a number of points from 1, or a list of batches counted from 1, got "
+                f"{wanted!r}: for example retention = 6, or retention = [1, 12, 24]"
+            )
+        return wanted
+
     @field_validator("metrics", mode="after")
     @classmethod
     def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            _one_of("metrics", name, _METRICS)
+            _one_of("metrics", name, METRICS)
         return tuple(dict.fromkeys(("efficacy", *names)))
 
     @field_validator("languages", mode="after")
@@ -283,12 +293,30 @@ class CompareConfig(_Table):
         labels = [*self.all_methods(), *self.ablations]
         if extra := sorted(set(self.ablation_seeds or ()) - set(self.seeds)):
             raise ValueError(f"ablation_seeds: expected some of seeds, got {extra}")
+        longest = max(entry.batches or self.batches for entry in self.datasets.values())
+        listed = () if isinstance(self.retention, int) else self.retention
+        if beyond := [point for point in listed if point > longest]:
+            raise ValueError(
+                f"retention: expected batches from 1 to {longest}, which the longest stream has, "
+                f"got {', '.join(map(str, beyond))}: name others, or a number of points"
+            )
         for label, entry in {**self.methods, **self.ablations}.items():
             for model in entry.on:
                 _one_of(f"{label}.on", model, self.models)
-        for label in self.tune.ranges if self.tune else ():
+            _known_prefix_language(label, entry.prefix_language)
+        for label, ranges in self.tune.ranges.items() if self.tune else ():
             _one_of("tune.ranges", label, (COMMON, *labels))
+            self._known_ranges(label, ranges)
         return self
+
+    def _known_ranges(self, label: str, ranges: Mapping[str, Range]) -> None:
+        """Ranges are of settings, and those of one method of settings that it reads."""
+        known = tuple(name for name in EditConfig.model_fields if name != "method")
+        reads = None if label == COMMON else settings_read(self.method_of(label))
+        for name in ranges:
+            _one_of(f"tune.ranges.{label}", name, known)
+            if reads is not None:
+                _one_of(f"tune.ranges.{label}", name, sorted(reads))
 
     def all_methods(self) -> Mapping[str, MethodEntry]:
         """The methods named, and if so wanted those that are only registered."""
@@ -345,6 +373,15 @@ def _one_of(kind: str, name: object, known: Any) -> object:
     return name
 
 
+def _known_prefix_language(label: str, language: str | None) -> None:
+    if language in (None, OWN):
+        return
+    try:
+        Language.parse(str(language))
+    except FactError as error:
+        raise ValueError(f"{label}.prefix_language: {error}; or {OWN!r}") from None
+
+
 def _language_codes(codes: tuple[str, ...]) -> tuple[str, ...]:
     try:
         found = tuple(Language.parse(code).code for code in codes)
@@ -355,25 +392,7 @@ def _language_codes(codes: tuple[str, ...]) -> tuple[str, ...]:
     return found
 
 
-def _explain(error: ValidationError) -> str:
-    """One line for each fault: where, what was expected, what came."""
-    lines = []
-    for item in error.errors():
-        place = ".".join(map(str, item["loc"]))
-        if item["type"] == "extra_forbidden":
-            lines.append(unknown_name(place, str(item["loc"][-1]), _fields_at(item["loc"][:-1])))
-        elif item["type"] == "missing":
-            lines.append(f"{place}: expected a value, got none: add it")
-        elif item["msg"].startswith("Value error, "):
-            message = item["msg"].removeprefix("Value error, ")
-            prefix = "" if not place or message.startswith(place) else f"{place}: "
-            lines.append(f"{prefix}{message}")
-        else:
-            lines.append(f"{place}: {item['msg']}, got {item['input']!r}")
-    return "\n".join(lines)
-
-
-def _fields_at(place: tuple[int | str, ...]) -> tuple[str, ...]:
+def _fields_at(place: Place) -> tuple[str, ...]:
     """Names of the settings in the table at a place."""
     tables: dict[str, type[BaseModel]] = {
         "models": ModelEntry,

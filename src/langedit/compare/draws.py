@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from langedit.compare.config import COMMON, TuneEntry
@@ -12,13 +12,24 @@ from langedit.compare.ranges import Range
 from langedit.errors import ConfigError
 
 
-def draw_trials(tune: TuneEntry, label: str) -> list[dict[str, Any]]:
+def draw_trials(
+    tune: TuneEntry, label: str, reads: Collection[str] | None = None
+) -> list[dict[str, Any]]:
     """What is tried of a method: first nothing, that is its settings as declared.
+
+    Args:
+        tune: how it is tuned.
+        label: the entry of the method.
+        reads: settings that it reads; common ranges of others are left out. `None` for all.
 
     Raises:
         ConfigError: a grid needs values that are not listed, or has more points than the budget.
     """
-    ranges: dict[str, Range] = {**tune.ranges.get(COMMON, {}), **tune.ranges.get(label, {})}
+    common = tune.ranges.get(COMMON, {})
+    ranges: dict[str, Range] = {
+        **{name: own for name, own in common.items() if reads is None or name in reads},
+        **tune.ranges.get(label, {}),
+    }
     if not ranges:
         return [{}]
     if tune.search == "grid":

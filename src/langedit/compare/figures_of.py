@@ -1,26 +1,18 @@
-"""Figures of a cell from what its file holds: pure functions of the record.
-
-Definitions, beside those of `langedit.evaluation`:
-
-* first batch: efficacy, at the end, of the facts of the first batch; of a language, of the facts in
-  its own first batch;
-* mean: mean of efficacy, generalization, specificity and first batch;
-* retention after batch j: mean efficacy of all facts of batches 1 to j, after batch j;
-* transfer[A, B]: efficacy, at the end, of facts edited in A asked in B with B's own words, where
-  nobody edited that question in B; on the diagonal of the same facts in A itself;
-* interference[A, B]: change of the efficacy of earlier facts of A by a later batch in B.
-"""
+"""Figures of a cell from what its file holds: pure functions of the record."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 from langedit.evaluation import (
+    PERPLEXITY,
     CrossScore,
     Resampled,
     ScoreHistory,
+    definitions,
     interference_scores,
     mean_or_none,
     resample,
@@ -32,6 +24,28 @@ FIRST_BATCH = "first_batch"
 MEAN = "mean"
 OBJECTIVE = ("efficacy", "generalization", "specificity", FIRST_BATCH)
 """Scores that `mean` is the mean of."""
+
+DEFINITIONS: Mapping[str, str] = MappingProxyType(
+    {
+        FIRST_BATCH: "efficacy, at the end, of the facts of the first batch; of a language, of the "
+        "facts of its own first batch",
+        MEAN: "mean of efficacy, generalization, specificity and first batch",
+        "retention": "mean efficacy of all facts of batches 1 to j, after batch j",
+        "transfer": "efficacy, at the end, of facts edited in A and asked in B with B's own words, "
+        "where nobody edited that question in B; on the diagonal of the same facts in A",
+        "interference": "change of the efficacy of an earlier fact of A by one later batch in B, "
+        "mean over the changes of each fact, then over facts",
+        "perplexity": PERPLEXITY,
+        "perplexity_ratio": "perplexity as a multiple of that of the unedited model; over "
+        "languages the geometric mean",
+    }
+)
+"""Figures that a comparison has beside the scores of facts."""
+
+
+def definitions_of(metrics: Sequence[str]) -> dict[str, str]:
+    """Name -> definition of some scores of facts, and of all other figures of a comparison."""
+    return {**definitions(metrics), **DEFINITIONS}
 
 
 def languages_of(record: Record) -> tuple[str, ...]:

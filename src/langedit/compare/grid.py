@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -81,20 +82,16 @@ def run_grid(
 def finished(cells: Sequence[Cell], folder: Path) -> tuple[Outcome, ...]:
     """What became of the cells so far; nothing is run.
 
-    Raises:
-        OutputError: a file is damaged.
+    A cell whose file is damaged counts as failed.
     """
     outcomes = []
     for cell in cells:
         try:
-            key = cell.key
+            record = read_record(folder, cell.key)
+            message = None if record else _failure(cell, folder)
         except LangEditError as error:
-            outcomes.append(Outcome(cell=cell, error=str(error)))
-            continue
-        failure = read_json(_failure_path(folder, key))
-        message = None if failure is None else failure["error"]
-        record = read_record(folder, key)
-        outcomes.append(Outcome(cell=cell, record=record, error=None if record else message))
+            record, message = None, str(error)
+        outcomes.append(Outcome(cell=cell, record=record, error=message))
     return tuple(outcomes)
 
 
@@ -112,15 +109,24 @@ def read_record(folder: Path, key: str) -> dict[str, Any] | None:
 
 
 def _settle(cell: Cell, folder: Path, begun: float, say: Say, run: Measure) -> Outcome | None:
-    """Read or run a cell; `None` if another process works on it."""
+    """Read or run a cell; `None` if another process works on it.
+
+    Raises:
+        OutputError: the folder cannot be written; a damaged file of the cell fails it alone.
+    """
     try:
         key = cell.key
         record = read_record(folder, key)
-        if record is not None:
-            return Outcome(cell=cell, record=record)
-        failure = _failure_path(folder, key)
-        if failure.exists() and failure.stat().st_mtime >= begun:  # another process, just now
-            return Outcome(cell=cell, error=read_json(failure)["error"])
+    except Exception as error:
+        return _failed(cell, folder, error, say)
+    if record is not None:
+        return Outcome(cell=cell, record=record)
+    failure = _failure_path(cell, folder)
+    if failure.exists() and failure.stat().st_mtime >= begun:  # another process, just now
+        message = _failure(cell, folder)
+        if message is not None:
+            return Outcome(cell=cell, error=message)
+    try:
         with try_lock(folder / "cells" / f"{key}.lock") as held:
             if not held:
                 return None
@@ -136,7 +142,7 @@ def _run(cell: Cell, folder: Path, say: Say, run: Measure) -> dict[str, Any]:
     say(f"{cell.name}: begins")
     record = run(cell, say)
     write_json(_record_path(folder, cell.key), record)
-    _failure_path(folder, cell.key).unlink(missing_ok=True)
+    _failure_path(cell, folder).unlink(missing_ok=True)
     say(f"{cell.name}: done in {sum(record['seconds'].values()):.0f} s")
     written: dict[str, Any] = read_json(_record_path(folder, cell.key))
     return written
@@ -147,17 +153,36 @@ def _failed(cell: Cell, folder: Path, error: Exception, say: Say) -> Outcome:
     message = f"{kind}{error}"
     say(f"{cell.name}: FAILED: {message}")
     trace = "".join(traceback.format_exception(error))
-    try:
-        path = _failure_path(folder, cell.key)
-    except Exception:  # a cell whose model cannot even be named
-        return Outcome(cell=cell, error=message)
-    write_json(path, {"cell": cell.name, "error": message, "traceback": trace})
+    content = {"cell": cell.name, "key": _key(cell), "error": message, "traceback": trace}
+    write_json(_failure_path(cell, folder), content)
     return Outcome(cell=cell, error=message)
+
+
+def _failure(cell: Cell, folder: Path) -> str | None:
+    """Why a cell failed; `None` if it did not, or with other settings under the same name.
+
+    Raises:
+        OutputError: the file is damaged.
+    """
+    failure = read_json(_failure_path(cell, folder))
+    if failure is None or failure.get("key") != _key(cell):
+        return None
+    return str(failure["error"])
+
+
+def _key(cell: Cell) -> str | None:
+    """The cell's key; `None` where its model cannot be loaded, so that it has none."""
+    try:
+        return cell.key
+    except Exception:
+        return None
 
 
 def _record_path(folder: Path, key: str) -> Path:
     return folder / "cells" / f"{key}.json"
 
 
-def _failure_path(folder: Path, key: str) -> Path:
-    return folder / "failed" / f"{key}.json"
+def _failure_path(cell: Cell, folder: Path) -> Path:
+    """By the cell's name: a cell whose model cannot be loaded has no key."""
+    name = hashlib.sha256(cell.name.encode()).hexdigest()[:32]
+    return folder / "failed" / f"{name}.json"

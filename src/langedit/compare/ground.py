@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from langedit.compare.config import CompareConfig, ModelEntry
 from langedit.compare.files import read_json, write_json
@@ -28,6 +29,7 @@ from langedit.models import EditableModel, ModelIdentity, load_model
 
 BUNDLED = "bundled"
 Say = Callable[[str], None]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,9 +63,34 @@ class Ground:
         """
         return self._checked(self._loaded())
 
-    @cached_property
+    @property
     def identity(self) -> ModelIdentity:
-        """Of the unedited weights; read from the folder of results where it is known."""
+        """Of the unedited weights; read from the folder of results where it is known.
+
+        Raises:
+            LangEditError: the model cannot be loaded; it is not tried again.
+        """
+        return _given(self._tried_identity)
+
+    @property
+    def moments(self) -> Moments:
+        """Second moments of all edited layers that the model has.
+
+        Raises:
+            LangEditError: they are missing or of another model, or there is no text; nothing is
+                tried again.
+        """
+        return _given(self._tried_moments)
+
+    @cached_property
+    def _tried_identity(self) -> ModelIdentity | Exception:
+        return _tried(self._find_identity)
+
+    @cached_property
+    def _tried_moments(self) -> Moments | Exception:
+        return _tried(self._find_moments)
+
+    def _find_identity(self) -> ModelIdentity:
         kept = read_json(self._identity_path)
         if kept is not None:
             return ModelIdentity(**kept)
@@ -72,13 +99,7 @@ class Ground:
         write_json(self._identity_path, asdict(identity))
         return identity
 
-    @cached_property
-    def moments(self) -> Moments:
-        """Second moments of all edited layers that the model has.
-
-        Raises:
-            LangEditError: they are missing or of another model, or there is no text.
-        """
+    def _find_moments(self) -> Moments:
         if self.entry.moments is not None:
             folder = Path(located(self.config, self.entry.moments))
         else:
@@ -189,6 +210,21 @@ class Ground:
     def _identity_path(self) -> Path:
         made_of = [self._source, self.entry.revision, self.entry.dtype, _stamp(self._source)]
         return self.folder / "models" / f"{_digest(made_of)}.json"
+
+
+def _tried(make: Callable[[], _T]) -> _T | Exception:
+    """What is made, or why it cannot be; the error keeps its trace, but no model alive."""
+    try:
+        return make()
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        return error
+
+
+def _given(found: _T | Exception) -> _T:
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _place(config: CompareConfig, source: str) -> str:

@@ -11,9 +11,9 @@ def heading(level: int, text: str) -> str:
     return f"{'#' * level} {text}"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column is text, the others are figures."""
-    rule = ["---", *("---:" for _ in heads[1:])]
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> str:
+    """A table; the first column is text, the others are figures or text, too."""
+    rule = ["---", *("---:" if figures else "---" for _ in heads[1:])]
     lines = [heads, rule, *rows]
     return "\n".join(
         f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines

@@ -5,23 +5,34 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
 from langedit.compare.cells import FORMAT, Cell
+from langedit.compare.config import OWN
+from langedit.compare.figures_of import definitions_of
 from langedit.compare.ground import Say
 from langedit.compare.resources import Stages, code_digest, hardware, versions
 from langedit.editing import EditConfig, Editor, Prefixes
-from langedit.evaluation import RetentionProbe, perplexity, score_facts, transfer_scores
+from langedit.evaluation import (
+    METRICS,
+    Answers,
+    FactScore,
+    Questions,
+    RetentionProbe,
+    ask,
+    perplexity,
+    score_facts,
+    transfer_scores,
+)
 from langedit.evaluation.history import BatchValues
 from langedit.facts import Fact
 from langedit.models import EditableModel
 from langedit.workspace import StreamStep, run_stream
 
-OWN = "own"
 _T = TypeVar("_T")
 
 
@@ -38,6 +49,7 @@ def measure(cell: Cell, say: Say) -> dict[str, Any]:
     with stages.stage("load"):
         model = cell.ground.load()
     probes = _Probes(cell, model, stages, say)
+    comparing = _Comparing.begin(cell, model, stages)
     batches: list[dict[str, Any]] = []
     if cell.settings is not None:
         with stages.stage("moments and prefixes"):
@@ -46,7 +58,7 @@ def measure(cell: Cell, say: Say) -> dict[str, Any]:
         steps = run_stream(editor, cell.stream.batches, retention=False, on_step=probes.on_step)
         batches = [_batch_figures(step) for step in steps]
     with stages.stage("scores"):
-        scores = score_facts(model, cell.stream.facts, kinds=tuple(cell.measures["metrics"]))
+        scores = _scores(cell, model, comparing)
         probes.finish([score.efficacy for score in scores])
     with stages.stage("aligned facts"):
         transfer = transfer_scores(model, cell.stream.aligned) if cell.stream.aligned else []
@@ -90,11 +102,13 @@ def _origin(cell: Cell) -> dict[str, Any]:
         "settings": settings,
         "prefixes_in": cell.prefixes_in,
         "measures": dict(cell.measures),
+        "definitions": definitions_of(cell.measures["metrics"]),
         "data": {
             "fingerprint": cell.stream.fingerprint,
             "facts": len(cell.stream.facts),
             "batches": len(cell.stream.batches),
             "rejected": cell.stream.rejected,
+            "subjects": {code: dict(own) for code, own in cell.stream.subjects.items()},
         },
         "corpus": None if cell.settings is None else cell.ground.moments.corpus,
         "versions": versions(),
@@ -111,6 +125,37 @@ def _editor(cell: Cell, config: EditConfig, model: EditableModel) -> Editor:
         one = cell.ground.prefixes(config, [cell.prefixes_in]).of(cell.prefixes_in)
         prefixes = Prefixes(dict.fromkeys(languages, one))
     return Editor(model, None, config, cell.ground.moments, prefixes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Comparing:
+    """What the unedited model said, for scores that compare with it."""
+
+    before: Answers
+
+    @classmethod
+    def begin(cls, cell: Cell, model: EditableModel, stages: Stages) -> _Comparing | None:
+        """Ask the model before it is edited; nothing, if no score needs that."""
+        kinds = [kind for kind in cell.measures["metrics"] if METRICS[kind].needs_before]
+        if not kinds:
+            return None
+        with stages.stage("scores before"):
+            return cls(before=ask(model, Questions.of(model, cell.stream.facts, kinds)))
+
+    def values(self, model: EditableModel) -> list[dict[str, float | None]]:
+        """These scores of each fact on the model as it is now."""
+        return ask(model, self.before.questions).values(self.before)
+
+
+def _scores(cell: Cell, model: EditableModel, comparing: _Comparing | None) -> list[FactScore]:
+    """All scores of the facts on the model as it is now."""
+    facts = cell.stream.facts
+    alone = [kind for kind in cell.measures["metrics"] if not METRICS[kind].needs_before]
+    scores = score_facts(model, facts, kinds=alone)
+    if comparing is None:
+        return scores
+    compared = comparing.values(model)
+    return [replace(score, **own) for score, own in zip(scores, compared, strict=True)]
 
 
 class _Probes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
 
@@ -16,10 +17,13 @@ from langedit.editing.corpus import read_corpus
 from langedit.errors import ConfigError, FactError
 from langedit.facts import Fact
 from langedit.facts.batches import comparable
-from langedit.facts.datasets import DatasetFact, ReadOptions, read_dataset
+from langedit.facts.datasets import DatasetFact, DatasetFile, ReadOptions, read_dataset
 
 ATLAS = "atlas"
 """The data set that comes with the package."""
+
+REJECTED = "rejected"
+"""Beside the ways in which a subject is found: the record is no fact."""
 
 Part = Literal["evaluation", "tuning"]
 
@@ -35,12 +39,15 @@ class Pool:
         drawn: language -> keys that this language edits when every language has facts of its own;
             no key is in two of them.
         rejected: records of the source that are no facts.
+        subjects: language -> how subjects were found in the questions of the source -> facts; with
+            `rejected` those that are no facts, mostly since theirs was not found.
         texts: language -> texts whose perplexity is measured.
     """
 
     facts: Mapping[str, Mapping[str, Fact]]
     drawn: Mapping[str, Sequence[str]]
     rejected: int = 0
+    subjects: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     texts: Mapping[str, Sequence[str]]
 
 
@@ -74,6 +81,7 @@ def file_pool(
     entry = config.datasets[name]
     by_key: dict[str, dict[str, Fact]] = {}
     rejected = 0
+    subjects: dict[str, Counter[str]] = {}
     for file in entry.files:
         found = read_dataset(
             file if file.startswith("hf:") else located(config, file),
@@ -83,6 +91,7 @@ def file_pool(
             options=ReadOptions(missing_subject=entry.missing_subject),
         )
         rejected += len(found.rejected)
+        _count(subjects, found)
         _add(by_key, found.entries)
     _require_languages(name, by_key, languages)
     keys = [
@@ -95,7 +104,13 @@ def file_pool(
     facts = _told_once({key: by_key[key] for key in keys}, languages)
     sources = [located(config, text) for text in entry.text]
     texts = _texts(sources, languages, config.perplexity_texts)
-    return Pool(facts=facts, drawn=_shared_out(facts, languages), rejected=rejected, texts=texts)
+    return Pool(
+        facts=facts,
+        drawn=_shared_out(facts, languages),
+        rejected=rejected,
+        subjects=subjects,
+        texts=texts,
+    )
 
 
 def in_part(subject: str, tuning_share: float, part: Part) -> bool:
@@ -106,6 +121,15 @@ def in_part(subject: str, tuning_share: float, part: Part) -> bool:
     digest = hashlib.sha256(comparable(subject).encode()).digest()
     tuning = int.from_bytes(digest[:8], "big") / 2**64 < tuning_share
     return tuning == (part == "tuning")
+
+
+def _count(subjects: dict[str, Counter[str]], found: DatasetFile) -> None:
+    """Add up how the subjects of a file were found."""
+    for entry in found.entries:
+        subjects.setdefault(entry.fact.language, Counter())[entry.found] += 1
+    for row in found.rejected:
+        if row.language is not None:
+            subjects.setdefault(row.language, Counter())[REJECTED] += 1
 
 
 def _add(by_key: dict[str, dict[str, Fact]], entries: Iterable[DatasetFact]) -> None:

@@ -9,9 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from langedit.compare.config import CompareConfig
+from langedit.compare.config import OWN, CompareConfig
 from langedit.compare.nearest import require_name
 from langedit.editing import EditConfig, method_names
+from langedit.editing.methods import settings_read
 from langedit.errors import ConfigError
 
 _ALTERNATIVES = (("null_threshold", "null_share"), ("ridge", "relative_ridge"))
@@ -20,7 +21,7 @@ _ALTERNATIVES = (("null_threshold", "null_share"), ("ridge", "relative_ridge"))
 
 def shipped_comparisons() -> tuple[str, ...]:
     """Names of the comparisons that come with the package."""
-    return _names_in(_shipped_folder())
+    return _names_in(shipped_folder())
 
 
 def read_comparison(source: str | Path, **changes: Any) -> CompareConfig:
@@ -38,7 +39,7 @@ def read_comparison(source: str | Path, **changes: Any) -> CompareConfig:
         require_name(
             "comparison: a .toml file, or a shipped one", str(source), shipped_comparisons()
         )
-        path = _shipped_folder() / f"{source}.toml"
+        path = shipped_folder() / f"{source}.toml"
     values = {**read_toml(path), **changes}
     try:
         config = CompareConfig(**{"name": path.stem, **values, "folder": path.parent})
@@ -54,7 +55,8 @@ def edit_config(config: CompareConfig, label: str, model: str) -> EditConfig:
     of the method's chain, with its settings for this model.
 
     Raises:
-        ConfigError: a setting is unknown or wrong; names the method and the model.
+        ConfigError: a setting is unknown or wrong, or a table of its own gives the method one that
+            it does not read; names the method and the model.
     """
     own = config.models[model]
     settings = dict(config.common)
@@ -63,6 +65,7 @@ def edit_config(config: CompareConfig, label: str, model: str) -> EditConfig:
     settings = overlay(settings, own.settings)
     for name in config.chain(label):
         entry = config.entry(name)
+        _require_read(config, name, model)
         settings = overlay(settings, entry.settings)
         settings = overlay(settings, entry.on.get(model, {}))
     try:
@@ -74,7 +77,7 @@ def edit_config(config: CompareConfig, label: str, model: str) -> EditConfig:
 def prefix_language(config: CompareConfig, label: str) -> str:
     """`own`, or the language of all context prefixes of a method."""
     named = [config.entry(name).prefix_language for name in config.chain(label)]
-    return next((language for language in reversed(named) if language is not None), "own")
+    return next((language for language in reversed(named) if language is not None), OWN)
 
 
 def overlay(settings: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +118,25 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected a readable TOML file, got: {error}") from None
 
 
+def _require_read(config: CompareConfig, label: str, model: str) -> None:
+    """Refuse settings in an entry's own tables that its method does not read.
+
+    What an entry takes over from its `base`, which may be of another method, is no concern here;
+    nor are the common settings.
+    """
+    entry, method = config.entry(label), config.method_of(label)
+    reads = settings_read(method)
+    given = {**entry.settings, **entry.on.get(model, {})}
+    known = (name for name in given if name in EditConfig.model_fields)
+    idle = [] if reads is None else [name for name in known if name not in reads]
+    if idle:
+        raise ConfigError(
+            f"method {label} on model {model}: expected settings that {method} reads, got "
+            f"{', '.join(idle)}; it reads {', '.join(sorted(reads or ()))}: remove the others, or "
+            "give them to all methods in [common]"
+        )
+
+
 def _with_chosen(config: CompareConfig, values: Mapping[str, Any], folder: Path) -> CompareConfig:
     """Put the settings of a file written by `langedit tune` in place of those given.
 
@@ -152,5 +174,6 @@ def _names_in(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder.glob("*.toml")))
 
 
-def _shipped_folder() -> Path:
+def shipped_folder() -> Path:
+    """Folder of the comparisons that come with the package."""
     return Path(str(files("langedit.compare"))) / "configs"

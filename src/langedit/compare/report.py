@@ -18,8 +18,22 @@ from langedit.compare.figures_of import (
 from langedit.compare.files import write_text
 from langedit.compare.grid import Outcome
 from langedit.compare.markdown import heading, link, table
-from langedit.compare.report_origin import failures, origin, settings_section, trials_section
-from langedit.compare.summary import Board, Row, boards_of, percent_interval
+from langedit.compare.report_origin import (
+    definitions_section,
+    failures,
+    origin,
+    settings_section,
+    trials_section,
+)
+from langedit.compare.summary import (
+    Board,
+    Row,
+    boards_of,
+    is_share,
+    shown_interval,
+    shown_value,
+    units_apart,
+)
 from langedit.errors import ConfigError
 from langedit.evaluation import CrossScore, LanguageMatrix, language_matrix, mean_or_none
 from langedit.reporting import heatmap_figure, percent, stream_figure
@@ -47,6 +61,7 @@ def write_report(
     if not any(outcome.record for outcome in outcomes):
         raise ConfigError("--report: expected at least one finished cell, got none; run it first")
     parts = [heading(1, f"Comparison {config.name}"), origin(outcomes, command), failures(outcomes)]
+    parts.append(definitions_section(config))
     for board in boards_of(outcomes, config.resamples):
         parts += _board_parts(config, board, outcomes, path, command)
     parts += [settings_section(config, outcomes), trials_section(config)]
@@ -86,10 +101,9 @@ def _board_parts(
 
 def _scores(board: Board) -> str:
     text = (
-        "Percent on the final state, mean over facts and seeds, with 95 % bootstrap intervals "
-        "(facts within seeds, and seeds). **Bold**: the interval lies above those of all other "
-        "methods. `unedited` is the model before any edit. First batch: efficacy, at the end, of "
-        "the first batch edited. Mean: of efficacy, generalization, specificity and first batch."
+        f"Percent{units_apart(board.columns)} on the final state, mean over facts and seeds, "
+        "with 95 % bootstrap intervals (facts within seeds, and seeds). **Bold**: the interval "
+        "lies above those of all other methods. `unedited` is the model before any edit."
     )
     rows = [
         [name, *board.cells(name, mark=lambda cell: f"**{cell}**"), _ratio(row)]
@@ -113,7 +127,8 @@ def _differences(config: CompareConfig, board: Board, records: Records) -> str:
     heads = ["method", *(name.replace("_", " ") for name in board.columns)]
     text = (
         f"{heading(3, f'Against {reference}')}\n\nDifference to `{reference}` in percentage "
-        "points, paired fact by fact, with 95 % intervals; an interval without 0 is a difference."
+        f"points{units_apart(board.columns)}, paired fact by fact, with 95 % intervals; an "
+        "interval without 0 is a difference."
     )
     return f"{text}\n\n{table(heads, rows)}" if rows else ""
 
@@ -126,11 +141,15 @@ def _ablations(config: CompareConfig, board: Board, records: Records) -> str:
             continue
         base = config.entry(name).base or ""
         change = _difference(config, records[name], records.get(base, ()), MEAN)
-        rows.append([name, base or "–", *board.cells(name), change])
+        seeds = str(row.seeds[0])
+        rows.append([name, base or "–", seeds, *board.cells(name), change])
     if not rows:
         return ""
-    heads = ["ablation", "of", *(name.replace("_", " ") for name in board.columns)]
-    text = f"{heading(3, 'Ablations')}\n\nThe last column is the paired difference of the means."
+    heads = ["ablation", "of", "seeds", *(name.replace("_", " ") for name in board.columns)]
+    text = (
+        f"{heading(3, 'Ablations')}\n\nThe last column is the paired difference of the means, "
+        "over the streams that both ran on."
+    )
     return f"{text}\n\n{table([*heads, 'mean − base'], rows)}"
 
 
@@ -140,10 +159,11 @@ def _by_language(board: Board, records: Records) -> str:
     parts = []
     for metric in (name for name in board.columns if name in first["measures"]["metrics"]):
         rows = [
-            [name, *(percent(_language_mean(own, metric, code)) for code in languages)]
+            [name, *(shown_value(metric, _language_mean(own, metric, code)) for code in languages)]
             for name, own in records.items()
         ]
-        parts.append(f"{metric}, percent:\n\n{table(['method', *languages], rows)}")
+        unit = "percent" if is_share(metric) else "in its own unit"
+        parts.append(f"{metric}, {unit}:\n\n{table(['method', *languages], rows)}")
     return "\n\n".join(parts)
 
 
@@ -297,7 +317,7 @@ def _difference(
     first, second = (
         draws_of([pair[side] for pair in both], config.metrics, config.resamples) for side in (0, 1)
     )
-    return percent_interval(first.difference(second, column), sign=True)
+    return shown_interval(column, first.difference(second, column), sign=True)
 
 
 def _ratio(row: Row) -> str:

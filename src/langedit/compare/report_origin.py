@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langedit.compare.config import CompareConfig
+from langedit.compare.config import OWN, CompareConfig
+from langedit.compare.figures_of import definitions_of
 from langedit.compare.grid import Outcome
 from langedit.compare.markdown import details, heading, table
 from langedit.compare.reading import read_toml
@@ -27,6 +28,11 @@ def origin(outcomes: Sequence[Outcome], command: str) -> str:
         f"batches (`{r['data']['fingerprint'][:12]}`)"
         for r in records
     }
+    subjects = {
+        f"{r['dataset']}: {_subjects(found)}"
+        for r in records
+        if (found := r["data"].get("subjects"))
+    }
     machines = {
         f"{r['hardware']['processor']}, {r['hardware']['threads']} threads"
         + "".join(f", {gpu}" for gpu in r["hardware"]["gpus"])
@@ -38,6 +44,7 @@ def origin(outcomes: Sequence[Outcome], command: str) -> str:
         f"Written by `{command}` from its own results: {len(records)} of {len(outcomes)} runs.",
         *(f"- model: {text}" for text in sorted(models)),
         *(f"- data: {text}" for text in sorted(data)),
+        *(f"- subjects in their questions, {text}" for text in sorted(subjects)),
         *(f"- machine: {text}" for text in sorted(machines)),
         *(f"- versions: {text}" for text in sorted(versions)),
         f"- source code: {', '.join(f'`{digest}` ({n} runs)' for digest, n in code.items())}",
@@ -51,6 +58,14 @@ def origin(outcomes: Sequence[Outcome], command: str) -> str:
     return "\n".join([lines[0], "", *lines[1:]])
 
 
+def _subjects(found: Mapping[str, Mapping[str, int]]) -> str:
+    """How subjects were found in the source, by language."""
+    return "; ".join(
+        f"{code} {', '.join(f'{count} {way}' for way, count in own.items())}"
+        for code, own in found.items()
+    )
+
+
 def failures(outcomes: Sequence[Outcome]) -> str:
     """Cells that failed, with their errors."""
     failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -60,6 +75,13 @@ def failures(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([heading(2, "Runs that failed"), "", *lines])
 
 
+def definitions_section(config: CompareConfig) -> str:
+    """What the figures mean."""
+    rows = [[f"`{name}`", text] for name, text in definitions_of(config.metrics).items()]
+    shown = table(["figure", "meaning"], rows, figures=False)
+    return "\n\n".join([heading(2, "What the figures mean"), shown])
+
+
 def settings_section(config: CompareConfig, outcomes: Sequence[Outcome]) -> str:
     """Settings of every method that are not the defaults, and how they were chosen."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -67,7 +89,7 @@ def settings_section(config: CompareConfig, outcomes: Sequence[Outcome]) -> str:
         cell = outcome.cell
         if cell.settings is not None:
             own = _not_default(cell.settings)
-            if cell.prefixes_in != "own":
+            if cell.prefixes_in != OWN:
                 own["prefix_language"] = cell.prefixes_in
             found.setdefault((cell.model, cell.method), own)
     common = _common(list(found.values()))
@@ -90,6 +112,9 @@ def trials_section(config: CompareConfig) -> str:
     if config.chosen is None:
         return ""
     found = read_toml(config.folder / config.chosen)
+    tried = found.get("trials", ())
+    if not tried:
+        return f"{heading(2, 'How settings were tuned')}\n\n`{config.chosen}` lists no runs."
     rows = [
         [
             trial["method"],
@@ -98,17 +123,29 @@ def trials_section(config: CompareConfig) -> str:
             _share(trial.get("objective")),
             _written(trial["settings"]) or "as declared",
         ]
-        for trial in found.get("trials", ())
+        for trial in tried
     ]
+    first = [trial["method"] for trial in tried if not trial.get("final")]
+    last = [trial["method"] for trial in tried if trial.get("final")]
     text = (
-        f"Every method had the same number of runs on facts whose subjects are in no evaluation: "
+        f"In the first round {_runs(first)} on facts whose subjects are in no evaluation: "
         f"`{found.get('command', '')}`. Objective: mean of efficacy, generalization, specificity "
         "and first batch, in percent."
     )
-    if any(trial.get("final") for trial in found.get("trials", ())):
-        text += " The best of each method ran again on longer streams; this final decided."
+    if last:
+        text += f" A final on longer streams decided: {_runs(last)}, with the best of the first."
     trials = table(["method", "trial", "round", "objective", "settings"], rows)
     return "\n\n".join([heading(2, "How settings were tuned"), text, details("All runs", trials)])
+
+
+def _runs(methods: Sequence[str]) -> str:
+    """How many trials each of some methods had, given the method of each trial."""
+    counts = Counter(methods)
+    same = set(counts.values())
+    if len(same) == 1:
+        count = same.pop()
+        return f"every method had {count} {'run' if count == 1 else 'runs'}"
+    return "runs by method: " + ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _not_default(settings: EditConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 
@@ -56,12 +56,15 @@ class Stream:
         aligned: an edited fact, and the same in a language in which nobody edits its question.
         texts: language -> texts for perplexity.
         rejected: records of the source that are no facts.
+        subjects: language -> how subjects were found in the source -> facts; not in the
+            fingerprint, which is of the facts themselves.
     """
 
     batches: tuple[tuple[Fact, ...], ...]
     aligned: tuple[tuple[Fact, Fact], ...] = ()
     texts: Mapping[str, tuple[str, ...]]
     rejected: int = 0
+    subjects: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def facts(self) -> tuple[Fact, ...]:
@@ -160,6 +163,7 @@ def make_stream(pool: Pool, plan: Plan, transfer_sample: int) -> Stream:
         aligned=tuple(_aligned(pool, facts, transfer_sample)),
         texts={language: tuple(texts) for language, texts in pool.texts.items()},
         rejected=pool.rejected,
+        subjects=pool.subjects,
     )
 
 

@@ -12,7 +12,8 @@ from rich.text import Text
 from langedit.compare.figures_of import FIRST_BATCH, MEAN, draws_of, perplexity_ratio
 from langedit.compare.grid import Outcome
 from langedit.compare.tidy import control_records
-from langedit.evaluation import Interval, Resampled, mean_or_none
+from langedit.evaluation import METRICS, Interval, Resampled, mean_or_none
+from langedit.reporting import percent
 
 Mark = Callable[[str], str]
 
@@ -72,7 +73,7 @@ class Board:
         """The figures of a row in percent; `mark` is put around what is best."""
         texts = []
         for column in self.columns:
-            text = percent_interval(self.rows[method].interval(column))
+            text = shown_interval(column, self.rows[method].interval(column))
             texts.append(mark(text) if self.best(column) == method else text)
         return texts
 
@@ -100,7 +101,8 @@ def boards_of(outcomes: Sequence[Outcome], resamples: int) -> tuple[Board, ...]:
 
 def board_table(board: Board) -> Table:
     """A table for the terminal, what is clearly best in bold."""
-    title = f"{board.dataset} on {board.model}: percent at the end, with 95 % intervals"
+    units = f"percent{units_apart(board.columns)}"
+    title = f"{board.dataset} on {board.model}: {units} at the end, with 95 % intervals"
     table = Table(
         title=title,
         title_justify="left",
@@ -133,6 +135,38 @@ def percent_interval(interval: Interval | None, sign: bool = False) -> str:
     if sign:
         return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
     return f"{mean:.1f} ({low:.1f}–{high:.1f})"
+
+
+def shown_interval(column: str, interval: Interval | None, sign: bool = False) -> str:
+    """An interval of a score: in percent if it is a share, else in its own unit."""
+    return percent_interval(interval, sign) if is_share(column) else _plain(interval, sign)
+
+
+def shown_value(column: str, value: float | None) -> str:
+    """A score: in percent if it is a share, else in its own unit."""
+    if is_share(column):
+        return percent(value)
+    return "–" if value is None else f"{value:.2f}"
+
+
+def is_share(column: str) -> bool:
+    """Whether a score lies in [0, 1]; all that a comparison adds to those of facts do."""
+    return column not in METRICS or METRICS[column].share
+
+
+def units_apart(columns: Sequence[str]) -> str:
+    """Which of some scores are no shares, in brackets; nothing where all are."""
+    apart = [column.replace("_", " ") for column in columns if not is_share(column)]
+    return f" (of {' and '.join(apart)}: its own unit)" if apart else ""
+
+
+def _plain(interval: Interval | None, sign: bool) -> str:
+    if interval is None:
+        return "–"
+    mean, low, high = interval.mean, interval.low, interval.high
+    if sign:
+        return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"{mean:.2f} ({low:.2f}–{high:.2f})"
 
 
 def _heading(column: str) -> str:

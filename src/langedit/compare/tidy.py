@@ -92,14 +92,12 @@ def _figures(cell: Cell, record: Record, control: Record | None) -> Iterator[_Fi
         if control is not None:
             ratio = perplexity_ratio(record, control, language)
             yield name, "perplexity_ratio", ratio, 1 if language else len(record["perplexity"])
-    for after, mean, first in retention_curve(record):
-        yield (
-            ALL,
-            f"retention_after_{after}",
-            mean,
-            sum(f["batch"] < after for f in record["facts"]),
-        )
-        yield ALL, f"first_batch_after_{after}", first, 1
+    for (after, mean, first), point in zip(
+        retention_curve(record), record["retention"], strict=True
+    ):
+        sizes = [sum(value is not None for value in batch) for batch in point["efficacy"]]
+        yield ALL, f"retention_after_{after}", mean, sum(sizes)
+        yield ALL, f"first_batch_after_{after}", first, sizes[0]
     for metric, scores in (
         ("transfer", transfer_of(record)),
         ("interference", interference_of(record)),

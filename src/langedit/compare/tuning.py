@@ -22,6 +22,7 @@ from langedit.compare.ground import Ground, Say
 from langedit.compare.nearest import require_name
 from langedit.compare.reading import edit_config, overlay, prefix_language
 from langedit.compare.streams import Streams, plans_of
+from langedit.editing.methods import settings_read
 from langedit.errors import ConfigError
 from langedit.evaluation import mean_or_none
 
@@ -82,7 +83,10 @@ def make_trials(
     for label in only:
         require_name("method", label, config.all_methods())
     labels = [label for label in config.all_methods() if not only or label in only]
-    picked = {label: list(enumerate(draw_trials(tune, label))) for label in labels}
+    picked = {
+        label: list(enumerate(draw_trials(tune, label, settings_read(config.method_of(label)))))
+        for label in labels
+    }
     return _trials(config, folder, picked, tune, final=False, say=say)
 
 

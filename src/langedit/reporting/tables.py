@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -58,13 +58,11 @@ def profile_table(profiler: Profiler) -> Table:
     return score_table("Cost by stage", "stage", columns, rows)
 
 
-def definition_table(names: Iterable[str]) -> Table:
-    """What scores mean, to be printed beside their numbers; other names are passed over."""
-    from langedit.evaluation import definitions  # with it comes torch, which other tables spare
-
+def definition_table(definitions: Mapping[str, str]) -> Table:
+    """What scores mean, name by name, to be printed beside their numbers."""
     table = Table(title="What the scores mean", title_justify="left", title_style="bold")
     table.add_column("score")
     table.add_column("definition")
-    for name, definition in definitions(names).items():
+    for name, definition in definitions.items():
         table.add_row(name, definition)
     return table

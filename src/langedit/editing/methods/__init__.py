@@ -8,7 +8,7 @@ from __future__ import annotations
 from langedit.editing.batch import BatchEdit, BatchJob, LayerEdit
 from langedit.editing.methods.base import LayerState, Method
 from langedit.editing.methods.closed_form import ClosedForm
-from langedit.editing.methods.registry import find_method
+from langedit.editing.methods.registry import find_method, settings_read
 from langedit.method_points import method_names
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "Method",
     "find_method",
     "method_names",
+    "settings_read",
 ]

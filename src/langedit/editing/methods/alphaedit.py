@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.base import GENERAL, TARGETS, LayerState
 from langedit.editing.methods.closed_form import ClosedForm
-from langedit.editing.methods.null_space import NullSpaceCut, Ridge, projector_of, ridge_of
+from langedit.editing.methods.null_space import (
+    NULL_SPACE,
+    NullSpaceCut,
+    Ridge,
+    projector_of,
+    ridge_of,
+)
 from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment, projected_update
 
 if TYPE_CHECKING:
@@ -21,6 +27,9 @@ class AlphaEdit(ClosedForm):
     """`dW^T = (P (K K^T + S) + L2 I)^-1 P K R^T`, P from the corpus and never refreshed."""
 
     needs_null_space: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = (
+        GENERAL | TARGETS | NULL_SPACE | {"spread", "corpus_weight", "solve_history"}
+    )
     cut: NullSpaceCut
     ridge: Ridge
     corpus_weight: float

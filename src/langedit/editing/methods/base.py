@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from langedit.editing.batch import BatchEdit, BatchJob
     from langedit.editing.config import EditConfig
 
+GENERAL = frozenset(
+    {
+        "layers", "target_joint", "prefix_count", "prefix_length", "seed_words", "seed",
+        "structure", "micro_batch_tokens", "chat", "system_prompt", "chat_date",
+    }
+)  # fmt: skip
+"""Settings of every method: where it edits, and how prompts and keys are made."""
+
+TARGETS = frozenset(
+    {
+        "norm_clamp", "value_steps", "value_lr", "kl_weight", "value_weight_decay", "stop_loss",
+        "stop_margin", "merge_shared", "loss_layer", "kl_template",
+    }
+)  # fmt: skip
+"""Settings of the search for targets of hidden states."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerState:
@@ -73,6 +89,9 @@ class Method(Protocol):
 
     needs_null_space: ClassVar[bool]
     """Whether `null_threshold` or `null_share` must be given."""
+
+    # A class may also say which settings it reads, in `reads: ClassVar[frozenset[str]]`: see
+    # `settings_read`. It is no part of the protocol, so that a plug-in need not have one.
 
     @classmethod
     def from_config(cls, config: EditConfig) -> Self:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from torch import Tensor
 
 from langedit.editing.batch import BatchEdit, BatchJob
-from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.base import GENERAL, LayerState
 from langedit.editing.training import TrainingRow, train_weights
 from langedit.errors import ConfigError
 from langedit.linalg import DenseUpdate, SecondMoment, Update
@@ -29,6 +29,7 @@ class FineTuning:
     """Adam on the edited weights until the targets of the batch are likely after bare prompts."""
 
     needs_null_space: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = GENERAL | {"spread", "ft_steps", "ft_lr", "ft_stop_loss"}
     steps: int
     lr: float
     stop_loss: float
@@ -102,6 +103,8 @@ class FineTuning:
 @dataclass(frozen=True, kw_only=True)
 class ConstrainedFineTuning(FineTuning):
     """FT-L: no entry of a weight moves by more than `ft_change_limit` in a batch."""
+
+    reads: ClassVar[frozenset[str]] = FineTuning.reads | {"ft_change_limit"}
 
     @classmethod
     def from_config(cls, config: EditConfig) -> Self:

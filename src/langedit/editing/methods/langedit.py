@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
-from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.base import GENERAL, TARGETS, LayerState
 from langedit.editing.methods.closed_form import ClosedForm
 from langedit.editing.methods.null_space import (
+    NULL_SPACE,
     NullSpaceCut,
     Ridge,
     corpus_moment,
@@ -45,6 +46,13 @@ class LangEdit(ClosedForm):
     """`dW^T = (P_t (K K^T + S) + L2 I)^-1 P_t K R^T` with a projector P_t of its own each batch."""
 
     needs_null_space: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = (
+        GENERAL
+        | TARGETS
+        | NULL_SPACE
+        | {"spread", "projection", "corpus_weight", "solve_history", "basis_tolerance"}
+        | {"moment_count", "refresh_edits"}
+    )
     projection: Literal["orthogonal", "pooled", "released"]
     cut: NullSpaceCut
     ridge: Ridge

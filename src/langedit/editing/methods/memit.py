@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from torch import Tensor
 
-from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.base import GENERAL, TARGETS, LayerState
 from langedit.editing.methods.closed_form import ClosedForm
 from langedit.errors import MomentsError
 from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Memit(ClosedForm):
     """`dW^T = (lambda C0 + K K^T)^-1 K R^T` (equation 14; columns as in the paper)."""
 
+    reads: ClassVar[frozenset[str]] = GENERAL | TARGETS | {"spread", "moment_weight"}
     moment_weight: float
 
     @classmethod

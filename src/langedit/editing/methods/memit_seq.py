@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from langedit.linalg import LowRankUpdate
 @dataclass(frozen=True, kw_only=True)
 class MemitSeq(Memit):
     """`dW^T = (lambda C0 + S + K K^T)^-1 K R^T`, S the sum of k k^T over all earlier edits."""
+
+    reads: ClassVar[frozenset[str]] = Memit.reads
 
     def solve(self, state: LayerState, keys: Tensor, residuals: Tensor) -> LowRankUpdate:
         """Weighs the batch against the corpus and against every earlier edit."""

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
 
 
+NULL_SPACE = frozenset({"null_threshold", "null_share", "ridge", "relative_ridge"})
+"""Settings of null space and ridge."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NullSpaceCut:
     """Directions with eigenvalues below `threshold`, or the `share` with the smallest, are null."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +59,8 @@ class Prune(Memit):
     solves see the weights without the restraint, and what is added to the model is the difference
     of the restrained totals. Batches that need no restraint are MEMIT's, bit for bit.
     """
+
+    reads: ClassVar[frozenset[str]] = Memit.reads
 
     def start(self, layer: int, moment: SecondMoment) -> LayerState:
         """As MEMIT."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ class Rect(Memit):
     are dense, and rest in main memory, wherever the model is.
     """
 
+    reads: ClassVar[frozenset[str]] = Memit.reads | {"rect_share"}
     kept_share: float
 
     @classmethod

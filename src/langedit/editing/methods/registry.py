@@ -11,6 +11,19 @@ if TYPE_CHECKING:
     from langedit.editing.methods.base import Method
 
 
+def settings_read(name: str) -> frozenset[str] | None:
+    """Names of the settings that a method reads; `None` if it does not say.
+
+    The class says so in an attribute `reads` of its own: what a plug-in inherits from a method of
+    ours does not count, since it may read more.
+
+    Raises:
+        ConfigError: no method has this name, or several have.
+    """
+    reads: frozenset[str] | None = vars(find_method(name)).get("reads")
+    return reads
+
+
 def find_method(name: str) -> type[Method]:
     """The class of a method, imported now.
 

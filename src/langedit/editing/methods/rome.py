@@ -11,7 +11,7 @@ from torch import Tensor
 from langedit.editing.batch import BatchEdit, BatchJob
 from langedit.editing.finite import naming_facts, require_finite_facts
 from langedit.editing.keys import compute_keys, lookup_projected
-from langedit.editing.methods.base import LayerState
+from langedit.editing.methods.base import GENERAL, TARGETS, LayerState
 from langedit.editing.methods.memit import solver_of
 from langedit.editing.targets import Targets, join_targets
 from langedit.errors import ConfigError
@@ -31,6 +31,7 @@ class Rome:
     """
 
     needs_null_space: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = GENERAL | TARGETS
 
     @classmethod
     def from_config(cls, config: EditConfig) -> Self:
