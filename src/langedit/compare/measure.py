@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
@@ -24,8 +24,8 @@ from langedit.evaluation import (
     Questions,
     RetentionProbe,
     ask,
+    fact_scores,
     perplexity,
-    score_facts,
     transfer_scores,
 )
 from langedit.evaluation.history import BatchValues
@@ -151,11 +151,11 @@ def _scores(cell: Cell, model: EditableModel, comparing: _Comparing | None) -> l
     """All scores of the facts on the model as it is now."""
     facts = cell.stream.facts
     alone = [kind for kind in cell.measures["metrics"] if not METRICS[kind].needs_before]
-    scores = score_facts(model, facts, kinds=alone)
-    if comparing is None:
-        return scores
-    compared = comparing.values(model)
-    return [replace(score, **own) for score, own in zip(scores, compared, strict=True)]
+    values = ask(model, Questions.of(model, facts, alone)).values()
+    if comparing is not None:
+        compared = comparing.values(model)
+        values = [own | more for own, more in zip(values, compared, strict=True)]
+    return fact_scores(facts, values)
 
 
 class _Probes:
