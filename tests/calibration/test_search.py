@@ -30,7 +30,12 @@ def reach_of(shares: list[float], facts: int = 10) -> Reach:
     reached = torch.zeros(len(STRIDES), len(shares), facts, dtype=torch.bool)
     for layer, share in enumerate(shares):
         reached[1, layer, : round(share * facts)] = True
-    return Reach(reached=reached, languages=("en",) * facts, lengths=(8.0,) * len(shares))
+    return Reach(
+        reached=reached,
+        failed=torch.zeros_like(reached),
+        languages=("en",) * facts,
+        lengths=(8.0,) * len(shares),
+    )
 
 
 FOUND = reach_of([1.0, 1.0, 0.9, 0.3])

@@ -245,8 +245,8 @@ def _reach(calibration: Calibration, folder: Path) -> list[str]:
     ]
     heads = ["layer", "length of the hidden state", *(f"step {stride}" for stride in STRIDES)]
     overflow = (
-        f" Of these facts, {found.overflows} had a loss or target that was not finite at some layer "
-        "and step, where they count as not reached."
+        f" Of these facts, {found.overflows} had a loss or target that was not finite at some "
+        "layer and step, where they count as not reached."
         if found.overflows
         else ""
     )
