@@ -167,19 +167,15 @@ def test_a_run_ends_inside_its_budget(model, moments, monkeypatch):
     """A minute for the runs, by a clock that only they move, and no time for one run more."""
     clock, second = [0.0], 0.5
     own = replace(plan(trials=None), budget=Budget(minutes=1.0, clock=lambda: clock[0]))
-    stub_scores(monkeypatch, own.start.config, Scores(), clock, second)
+    score = {(stage, "found"): 0.5 for stage in ("search", "confirm")}
+    score |= {(stage, "start"): 0.2 for stage in ("search", "confirm")}
+    own = replace(own, start=replace(own.start, rate_known=True))
+    stub_scores(monkeypatch, own.start.config, score, clock, second)
     result = calibrate(model, SAMPLE, moments, own)
     assert len(result.trials) > 3
     one, last = (second * len(part) for part in (result.parts.search, result.parts.confirm))
     assert clock[0] <= 60
     assert clock[0] + one > 60 - 0.2 * 2 * last  # the margin of two confirmations
-
-
-class Scores(dict[tuple[str, str], float]):
-    """Equal scores for everything."""
-
-    def __missing__(self, _key: tuple[str, str]) -> float:
-        return 0.5
 
 
 def test_layers_without_moments_are_told(model, moments):
