@@ -18,6 +18,7 @@ from langedit.calibration.layer_facts import (
     reach,
 )
 from langedit.editing import compute_keys, lookup_hidden, optimise_targets, prepare_request
+from langedit.errors import NumericalError
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +66,45 @@ def test_layers_behind_the_loss_layer_reach_nothing(model, monkeypatch):
     assert found.best() == [1.0, 1.0, 0.0]
 
 
+def test_a_fact_that_overflows_is_not_reached_and_leaves_the_others_alone(model, monkeypatch):
+    monkeypatch.setattr("langedit.calibration.layer_facts._REACHED", math.inf)
+    config = settings(value_steps=1, prefix_count=1)
+    requests = requests_of(model, config)
+    bad = requests[1]
+
+    def optimise(own_model, own, own_config):
+        if own_config.layers == (1,) and any(request is bad for request in own):
+            raise NumericalError(f"expected a finite target loss, got inf of {bad.name}")
+        return optimise_targets(own_model, own, own_config)
+
+    monkeypatch.setattr("langedit.calibration.layer_facts.optimise_targets", optimise)
+    found = reach(model, requests, config)
+    expected = torch.zeros(len(STRIDES), 3, len(requests), dtype=torch.bool)
+    expected[:, 1, 1] = True
+    assert torch.equal(found.failed, expected)
+    assert torch.equal(found.reached, ~expected)
+    assert found.overflows == 1
+
+
 def test_the_best_stride_and_languages():
     reached = torch.zeros(3, 2, 2, dtype=torch.bool)
     reached[1, 0, 0] = reached[2, 0] = reached[0, 1, 1] = True
-    found = Reach(reached=reached, languages=("en", "zh"), lengths=(1.0, 3.0))
+    failed = torch.zeros_like(reached)
+    failed[0, :, 1] = failed[2, 0, 1] = True
+    found = Reach(reached=reached, failed=failed, languages=("en", "zh"), lengths=(1.0, 3.0))
     assert found.best() == [1.0, 0.5]
     assert found.best("en") == [1.0, 0.0]
     assert found.stride(0) == STRIDES[2]
     assert found.stride(1) == STRIDES[0]
-    both = found.joined(Reach(reached=reached[:, :, :1], languages=("nl",), lengths=(4.0, 0.0)))
+    both = found.joined(
+        Reach(
+            reached=reached[:, :, :1],
+            failed=failed[:, :, 1:],
+            languages=("nl",),
+            lengths=(4.0, 0.0),
+        )
+    )
+    assert (found.overflows, both.overflows) == (1, 2)
     assert both.languages == ("en", "zh", "nl")
     assert both.lengths == (2.0, 2.0)
 

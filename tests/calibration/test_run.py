@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from edits import random_moments, settings
 from tiny import tiny_editable
 
 from langedit.calibration import run as stages
-from langedit.calibration.bench import Bench
+from langedit.calibration.bench import Bench, Trial
 from langedit.calibration.budget import Budget
+from langedit.calibration.parts import split_facts
 from langedit.calibration.report import NUMBERS, REPORT, SETTINGS, write_calibration
 from langedit.calibration.run import Plan, calibrate
 from langedit.calibration.start import Start
@@ -104,22 +106,99 @@ def test_parts_share_no_subject(found):
     assert sum(map(len, parts)) == len(SAMPLE)
 
 
-def test_the_best_of_the_search_is_kept_only_if_it_is_confirmed(found):
-    best = max(found.trials, key=lambda trial: trial.objective)
-    if "found" not in found.confirmed:
-        assert best is found.trials[0]
-        assert found.kept
-        return
-    start, other = found.confirmed["start"].trial, found.confirmed["found"].trial
-    assert other.config == best.config
-    assert found.kept == (other.objective <= start.objective)
+HAND_MADE = settings(layers=(1,), null_share=0.6)
+CONFIRMING = split_facts(SAMPLE).confirm
+
+
+def stub_scores(monkeypatch, start, score, clock=None, second=0.0):
+    """Runs without edits: start, hand-made settings and others have chosen scores."""
+
+    def run(_bench, config, batches):
+        facts = [fact for batch in batches for fact in batch]
+        stage = "confirm" if facts[0] in CONFIRMING else "search"
+        who = {start.to_toml(): "start", HAND_MADE.to_toml(): "hand"}.get(config.to_toml(), "found")
+        value = score[stage, who]
+        rows = [{"batch": 0, "language": f.language, "efficacy": value} for f in facts]
+        if clock is not None:
+            clock[0] += second * len(facts)
+        return Trial(config=config, record={"facts": rows}, error=None, seconds=second * len(facts))
+
+    monkeypatch.setattr("langedit.calibration.bench.Bench.run", run)
+    monkeypatch.setattr("langedit.calibration.report.curve_figure", lambda *_, **__: None)
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_best_of_the_search_is_kept_only_if_it_is_confirmed(
+    model, moments, tmp_path, monkeypatch, better
+):
+    own = plan(trials=2, against={"hand": HAND_MADE})
+    own = replace(own, start=replace(own.start, rate_known=True))
+    score = {
+        ("search", "start"): 0.2, ("search", "found"): 0.6,
+        ("confirm", "start"): 0.5, ("confirm", "found"): 0.7 if better else 0.5,
+        ("confirm", "hand"): 0.6,
+    }  # fmt: skip
+    stub_scores(monkeypatch, own.start.config, score)
+    result = calibrate(model, SAMPLE, moments, own)
+    write_calibration(result, tmp_path, "langedit calibrate")
+    told = (tmp_path / SETTINGS).read_text(encoding="utf-8")
+    report = (tmp_path / REPORT).read_text(encoding="utf-8")
+    written = EditConfig.from_toml(tmp_path / SETTINGS)
+    lead = result.confirmed["hand"].leads["mean"]
+    assert result.kept is not better
+    if better:
+        assert written == result.trials[1].config != own.start.config
+        assert "**the start is kept**" not in report
+        assert "that is +20.0 (+20.0 to +20.0) points from the start." in told
+        assert (lead.mean, lead.low) == (pytest.approx(0.1), pytest.approx(0.1))
+        verdict = "The chosen settings are better than hand: chosen minus hand is +10.0"
+    else:
+        assert written == own.start.config
+        assert "**the start is kept**" in report
+        assert "the start is kept." in told
+        assert lead.mean == pytest.approx(-0.1)
+        verdict = "hand is better than the chosen settings: chosen minus hand is -10.0"
+    assert verdict in report
+    assert verdict in told
+    assert "# From a test, not searched.\nvalue_steps = 3" in told
+
+
+def test_a_run_ends_inside_its_budget(model, moments, monkeypatch):
+    """A minute for the runs, by a clock that only they move, and no time for one run more."""
+    clock, second = [0.0], 0.5
+    own = replace(plan(trials=None), budget=Budget(minutes=1.0, clock=lambda: clock[0]))
+    score = {(stage, "found"): 0.5 for stage in ("search", "confirm")}
+    score |= {(stage, "start"): 0.2 for stage in ("search", "confirm")}
+    own = replace(own, start=replace(own.start, rate_known=True))
+    stub_scores(monkeypatch, own.start.config, score, clock, second)
+    result = calibrate(model, SAMPLE, moments, own)
+    assert len(result.trials) > 3
+    one, last = (second * len(part) for part in (result.parts.search, result.parts.confirm))
+    assert clock[0] <= 60
+    assert clock[0] + one > 60 - 0.2 * 2 * last  # the margin of two confirmations
+
+
+def test_layers_without_moments_are_told(model, moments):
+    start = Start(config=settings(layers=(1, 2)), origin="a test", rate_known=True)
+    cut = stages._usable(start, moments, model)
+    assert cut.config.layers == (1,)
+    assert cut.origin.startswith("a test, but with layers [1] instead of [1, 2], because the")
+    moved = stages._usable(replace(start, config=settings(layers=(2,))), moments, model)
+    assert moved.config.layers == (1,)
+    fits = replace(start, config=settings(layers=(0, 1)))
+    assert stages._usable(fits, moments, model) is fits
 
 
 def test_settings_that_fail_are_reported(found):
     broken = found.confirmed["broken"]
     assert broken.trial.record is None
     assert broken.trial.error
-    assert broken.intervals == {}
+    assert broken.intervals == broken.leads == {}
+
+
+def test_nothing_is_claimed_of_settings_that_fail(written):
+    text = (written / REPORT).read_text(encoding="utf-8")
+    assert "Nothing can be said against broken: one of the two runs failed." in text
 
 
 def test_two_runs_are_equal(model, moments, unsure):

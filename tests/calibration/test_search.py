@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from edits import settings
@@ -28,7 +30,12 @@ def reach_of(shares: list[float], facts: int = 10) -> Reach:
     reached = torch.zeros(len(STRIDES), len(shares), facts, dtype=torch.bool)
     for layer, share in enumerate(shares):
         reached[1, layer, : round(share * facts)] = True
-    return Reach(reached=reached, languages=("en",) * facts, lengths=(8.0,) * len(shares))
+    return Reach(
+        reached=reached,
+        failed=torch.zeros_like(reached),
+        languages=("en",) * facts,
+        lengths=(8.0,) * len(shares),
+    )
 
 
 FOUND = reach_of([1.0, 1.0, 0.9, 0.3])
@@ -142,12 +149,12 @@ def test_every_shipped_file_has_a_shape():
 def test_a_known_model_starts_with_its_own_settings(name):
     start = nearest_start(KNOWN[name], "langedit")
     assert start.rate_known
-    assert start.origin == f"shipped settings {name}"
+    assert start.origin == f"shipped settings {name}, published for a model of this shape"
     assert start.config.null_threshold == 0.02
 
 
 def test_another_model_starts_with_the_nearest_at_its_own_depth():
-    qwen = Shape(model_type="qwen2", n_layers=14, d_model=2048)
+    qwen = Shape(model_type="qwen2", n_layers=14, d_model=2048, d_in=11008, vocab_size=151936)
     start = nearest_start(qwen, "alphaedit")
     assert "qwen2.5-7b" in start.origin
     assert not start.rate_known
@@ -155,9 +162,25 @@ def test_another_model_starts_with_the_nearest_at_its_own_depth():
     assert start.config.layers == (2, 3, 4)
     assert start.config.null_threshold is None
     assert start.config.loss_layer is None
-    other = Shape(model_type="other", n_layers=48, d_model=1600)
+    other = Shape(model_type="other", n_layers=48, d_model=1600, d_in=6400, vocab_size=50257)
     assert "gpt2-xl" in nearest_start(other, "langedit").origin
-    assert Shape.of(tiny_editable("gpt2")) == Shape(model_type="gpt2", n_layers=3, d_model=32)
+    model = tiny_editable("gpt2")
+    own = Shape.of(model)
+    assert (own.model_type, own.n_layers, own.d_model) == ("gpt2", 3, 32)
+    assert own.d_in == model.projection(0).weight.shape[0]  # of a Conv1D, which is transposed
+    assert own.vocab_size == model.model.get_output_embeddings().weight.shape[0]
+
+
+@pytest.mark.parametrize("changed", [{"d_in": 11008}, {"vocab_size": 32000}])
+def test_depth_and_width_alone_do_not_make_a_model_the_known_one(changed):
+    """Llama-2-7B has those of Llama-3-8B, but another MLP and another vocabulary."""
+    start = nearest_start(replace(KNOWN["llama3-8b"], **changed), "langedit")
+    assert not start.rate_known
+    assert "this shape" not in start.origin
+    assert "llama3-8b, the nearest" in start.origin
+    assert (start.config.null_threshold, start.config.null_share) == (None, 0.5)
+    assert start.config.relative_ridge == 0.02
+    assert start.config.layers == (4, 5, 6, 7, 8)
 
 
 def test_layers_keep_their_depth():

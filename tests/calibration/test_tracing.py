@@ -10,7 +10,7 @@ from tiny import tiny_editable
 from torch import Tensor
 
 from langedit.calibration.effects import ROLES, average_effects, known_facts, role_places
-from langedit.calibration.tracing import SITES, embedding_deviation, trace
+from langedit.calibration.tracing import SITES, Traces, embedding_deviation, trace
 from langedit.facts import Fact
 from langedit.models import encode_prompt
 from langedit.models.hooks import hidden_of
@@ -182,6 +182,28 @@ def test_the_roles_are_a_partition_of_the_subject_and_what_follows():
     zh = prompts_of(model)[2]
     assert zh.subject_start == 0
     assert role_places(zh)[2] == (zh.lookup,)
+    ends = prompts_of(model)[3]
+    assert ends.lookup == len(ends.ids) - 1
+    assert role_places(ends)[2:] == ((), (), (ends.lookup,))
+
+
+def test_prompts_that_end_with_their_subject_do_not_move_the_peak():
+    """Late layers write the answer at the last token, wherever the subject is recalled."""
+    prompts = prompts_of(tiny_editable())
+    restored = torch.full((4, 3, len(ROLES)), math.nan)
+    for i, prompt in enumerate(prompts):
+        for role, own in enumerate(role_places(prompt)):
+            if own and role == 4:
+                restored[i, :, role] = torch.tensor([0.0, 0.0, 0.9])
+            elif own:
+                restored[i, :, role] = torch.tensor([0.1, 0.3, 0.1])
+    traces = Traces(
+        clean=torch.ones(4), corrupted=torch.zeros(4), restored=dict.fromkeys(SITES, restored)
+    )
+    effects = average_effects(traces, range(4), 4)
+    assert effects.peak == 1
+    assert effects.indirect["mlp"][1, 2] == pytest.approx(0.3)  # of the three others alone
+    assert average_effects(traces, [3], 1).peak is None
 
 
 def test_the_noise_has_the_size_of_the_subjects_embeddings():

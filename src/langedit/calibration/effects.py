@@ -75,9 +75,13 @@ class EffectMap:
         return self.clean - self.corrupted
 
     @property
-    def peak(self) -> int:
-        """Layer whose MLP has the largest indirect effect at the last subject token."""
-        return int(self.indirect["mlp"][:, LAST_SUBJECT].argmax())
+    def peak(self) -> int | None:
+        """Layer whose MLP has the largest indirect effect at the last subject token.
+
+        `None` if no prompt goes on after its subject.
+        """
+        effects = self.indirect["mlp"][:, LAST_SUBJECT]
+        return None if bool(effects.isnan().any()) else int(effects.argmax())
 
 
 def known_facts(
@@ -118,15 +122,17 @@ def _is_old(model: EditableModel, fact: Fact, token: int) -> bool:
 def role_places(prompt: EncodedPrompt) -> tuple[tuple[int, ...], ...]:
     """For each of `ROLES` the positions of such tokens.
 
-    A subject of one token has its last only; what ends with the subject has no last token beside.
+    A subject of one token has its last only. Where a prompt ends with its subject, its final token
+    is a last token and not one of the subject: late MLPs write the answer there directly, which
+    says nothing of where a subject is recalled.
     """
     first, last, end = prompt.subject_start, prompt.lookup, len(prompt.ids) - 1
     return (
         (first,) if first < last else (),
         tuple(range(first + 1, last)),
-        (last,),
+        (last,) if last < end else (),
         tuple(range(last + 1, end)),
-        (end,) if end > last else (),
+        (end,),
     )
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from langedit.editing import EditConfig, EditRequest, Moments, compute_keys, optimise_targets
+from langedit.editing.finite import require_finite_facts
 from langedit.editing.keys import lookup_hidden
+from langedit.errors import NumericalError
 from langedit.linalg import NullSpaceProjector, Spectrum
 from langedit.linalg.projector import null_fraction
 from langedit.models import EditableModel
@@ -31,13 +33,21 @@ class Reach:
 
     Attributes:
         reached: (strides, layers, n) bool, of each of `STRIDES`, layer and fact.
+        failed: (strides, layers, n) bool, where a loss or target was not finite; these are not
+            reached.
         languages: of the n facts.
         lengths: (layers,) mean length of the hidden states at the lookup tokens.
     """
 
     reached: Tensor
+    failed: Tensor
     languages: tuple[str, ...]
     lengths: tuple[float, ...]
+
+    @property
+    def overflows(self) -> int:
+        """Facts whose target was not finite at some layer and stride."""
+        return int(self.failed.any(dim=0).any(dim=0).sum())
 
     def shares(self, language: str | None = None) -> Tensor:
         """(strides, layers) share of the facts (of a language) whose target is reached."""
@@ -58,6 +68,7 @@ class Reach:
         mine, theirs = len(self.languages), len(other.languages)
         return Reach(
             reached=torch.cat([self.reached, other.reached], dim=2),
+            failed=torch.cat([self.failed, other.failed], dim=2),
             languages=(*self.languages, *other.languages),
             lengths=tuple(
                 (a * mine + b * theirs) / (mine + theirs)
@@ -81,26 +92,49 @@ def reach(model: EditableModel, requests: Sequence[EditRequest], config: EditCon
     Args:
         model: the model; it is left untouched.
         requests: the facts, encoded.
-        config: settings of the targets. Layers behind its `loss_layer` count as never reached.
+        config: settings of the targets. Layers behind its `loss_layer` count as never reached, and
+            so do facts whose loss or target is not finite.
 
     Raises:
-        NumericalError: a loss or a target is not finite.
+        NumericalError: the hidden state of a fact is not finite in the unedited model.
     """
     n_layers = model.structure.n_layers
     end = n_layers if config.loss_layer is None else config.loss_layer + 1
     found = torch.zeros(len(STRIDES), n_layers, len(requests), dtype=torch.bool)
+    failed = torch.zeros_like(found)
     bare = [request.prompts[0] for request in requests]
     lengths = []
     for layer in range(n_layers):
         hidden = lookup_hidden(model, bare, layer, max_tokens=config.micro_batch_tokens)
+        require_finite_facts("hidden state", hidden, requests, layer)
         lengths.append(float(torch.linalg.vector_norm(hidden, dim=1).mean()))
         for number, stride in enumerate(STRIDES if layer < end else ()):
             rate = learning_rate(stride, lengths[-1], model.structure.d_model)
             own = config.replace(layers=(layer,), value_lr=rate)
-            nll = optimise_targets(model, requests, own).last.nll
-            found[number, layer] = (nll < _REACHED).cpu()
+            nll = torch.tensor(_losses(model, requests, own))
+            failed[number, layer] = nll.isnan()
+            found[number, layer] = nll < _REACHED  # false of what is not a number
     languages = tuple(request.language for request in requests)
-    return Reach(reached=found, languages=languages, lengths=tuple(lengths))
+    return Reach(reached=found, failed=failed, languages=languages, lengths=tuple(lengths))
+
+
+def _losses(
+    model: EditableModel, requests: Sequence[EditRequest], config: EditConfig
+) -> list[float]:
+    """Nats a token of each fact's target in the end; not a number where anything is not finite.
+
+    One such fact ends the optimisation of all, so the facts are halved until it is alone.
+    """
+    try:
+        return optimise_targets(model, requests, config).last.nll.tolist()
+    except NumericalError:
+        if len(requests) == 1:
+            return [math.nan]
+    half = len(requests) // 2
+    return [
+        *_losses(model, requests[:half], config),
+        *_losses(model, requests[half:], config),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,12 @@ from langedit.calibration.effects import CONFIDENCE, ROLES
 from langedit.calibration.layer_facts import NULL_SHARES, STRIDES
 from langedit.calibration.run import ALL, DRAWS, Calibration
 from langedit.calibration.search import best_trial
-from langedit.calibration.settings_file import changed_settings, percent_interval, settings_text
+from langedit.calibration.settings_file import (
+    changed_settings,
+    comparisons,
+    percent_interval,
+    settings_text,
+)
 from langedit.calibration.tracing import SITES, Site
 from langedit.compare.figures_of import MEAN
 from langedit.compare.files import write_json, write_text
@@ -86,7 +92,11 @@ def numbers(calibration: Calibration) -> dict[str, Any]:
             for own in calibration.trials
         ],
         "confirmed": {
-            name: {"settings": changed_settings(own.trial.config), "scores": own.trial.scores}
+            name: {
+                "settings": changed_settings(own.trial.config),
+                "scores": own.trial.scores,
+                "chosen_minus_this": {n: asdict(value) for n, value in own.leads.items()},
+            }
             for name, own in calibration.confirmed.items()
         },
         "start_kept": calibration.kept,
@@ -157,10 +167,13 @@ def _confirmation(calibration: Calibration) -> list[str]:
             percent_interval(own.intervals[score]) if score in own.intervals else "–"
             for score in names
         ]
-        gain = percent_interval(own.gains[MEAN], signed=True) if MEAN in own.gains else "–"
-        rows.append(
-            [name, *cells, gain if own.trial.error is None else f"failed: {own.trial.error}"]
-        )
+        changes = [
+            percent_interval(those[MEAN], signed=True) if MEAN in those else "–"
+            for those in (own.gains, own.leads)
+        ]
+        if own.trial.error is not None:
+            changes[0] = f"failed: {own.trial.error}"
+        rows.append([name, *cells, *changes])
     verdict = (
         "What was found is no better than the start on these facts: **the start is kept**."
         if calibration.kept
@@ -173,8 +186,10 @@ def _confirmation(calibration: Calibration) -> list[str]:
         f"{len(calibration.parts.confirm)} facts that nothing else has seen, after the last batch, "
         "with 95 % bootstrap intervals over facts; `first_batch` is the efficacy of the facts of "
         f"the first batch, `{MEAN}` the mean of the others, on which settings are chosen.",
-        table(["settings", *names, f"{MEAN} from the start"], rows),
-        verdict,
+        table(
+            ["settings", *names, f"{MEAN} from the start", f"{MEAN} of the chosen minus this"], rows
+        ),
+        " ".join([verdict, *comparisons(calibration)]),
         "```toml\n" + "\n".join(
             f"{name} = {toml_value(value)}"
             for name, value in changed_settings(calibration.chosen).items()
@@ -202,7 +217,7 @@ def _tracing(calibration: Calibration, folder: Path) -> list[str]:
     )
     rows = [
         [name, f"{own.facts} of {own.asked}", percent(own.clean), percent(own.corrupted),
-         f"{100 * own.total:.1f}", str(own.peak)]
+         f"{100 * own.total:.1f}", "–" if own.peak is None else str(own.peak)]
         for name, own in calibration.effects.items()
     ]  # fmt: skip
     heads = ["language", "facts traced", "clean (%)", "corrupted (%)", "total effect",
@@ -229,11 +244,18 @@ def _reach(calibration: Calibration, folder: Path) -> list[str]:
         for layer in range(len(found.lengths))
     ]
     heads = ["layer", "length of the hidden state", *(f"step {stride}" for stride in STRIDES)]
+    overflow = (
+        f" Of these facts, {found.overflows} had a loss or target that was not finite at some "
+        "layer and step, where they count as not reached."
+        if found.overflows
+        else ""
+    )
     return [
         heading(2, "Targets"),
         f"Share of {len(found.languages)} facts, in percent, whose target becomes more probable "
         "than everything else when the output of one layer is changed: by the length of Adam's "
-        "first step, relative to the hidden state; and by language with the step that is best.",
+        "first step, relative to the hidden state; and by language with the step that is best."
+        + overflow,
         table([*heads, *codes], rows),
         link(folder / "reachability.png", folder, "Targets reached by layer"),
     ]

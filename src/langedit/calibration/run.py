@@ -84,11 +84,14 @@ class Confirmation:
         trial: the run.
         intervals: score -> its mean and interval; empty if the run failed.
         gains: score -> mean and interval of this minus the start; empty for the start.
+        leads: score -> mean and interval of the chosen settings minus this, on the same facts;
+            empty for the chosen ones.
     """
 
     trial: Trial
     intervals: Mapping[str, Interval]
     gains: Mapping[str, Interval]
+    leads: Mapping[str, Interval]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -159,7 +162,8 @@ def calibrate(
     confirming = _batches(parts.confirm, plan.batch_size)
     moments = _with_spectra(moments)
     bench = Bench(model, moments)
-    start = _usable(plan.start.config, moments, model)
+    plan = replace(plan, start=_usable(plan.start, moments, model))
+    start = plan.start.config
     marks = [("moments and spectra", plan.budget.spent)]
     model = model.with_chat(start.chat_settings)
     effects, asked, noise = _trace(model, parts.probe, plan, start, report)
@@ -214,14 +218,20 @@ def _batches(facts: Sequence[Fact], size: int) -> Batches:
     return batches
 
 
-def _usable(config: EditConfig, moments: Moments, model: EditableModel) -> EditConfig:
-    """The settings, with their layers those that have second moments."""
+def _usable(start: Start, moments: Moments, model: EditableModel) -> Start:
+    """The start, with its layers those that have second moments; its origin says so."""
+    config = start.config
     config.check_depth(model.structure.n_layers)
     layers = tuple(layer for layer in config.layers if layer in moments.layers)
     if layers != config.layers:
         near = min(moments.layers, key=lambda layer: (abs(layer - config.layers[-1]), layer))
         config = config.replace(layers=layers or (near,))
-    return config
+        origin = (
+            f"{start.origin}, but with layers {list(config.layers)} instead of "
+            f"{list(start.config.layers)}, because the others have no second moments"
+        )
+        start = replace(start, config=config, origin=origin)
+    return start
 
 
 def _with_spectra(moments: Moments) -> Moments:
@@ -321,25 +331,38 @@ def _confirm(
     for name, config in (wanted | dict(plan.against)).items():
         runs[name] = bench.run(config, batches)
         report("confirmations", len(runs))
-    confirmed = {name: _confirmation(trial, runs["start"]) for name, trial in runs.items()}
     if all(trial.record is None for name, trial in runs.items() if name in wanted):
         raise ConfigError(
             f"calibrate: expected settings with which the model can be edited, got none: "
             f"{runs['start'].error}"
         )
     kept = "found" not in runs or not runs["found"].objective > runs["start"].objective
+    start, chosen = runs["start"], runs["start" if kept else "found"]
+    confirmed = {
+        name: Confirmation(
+            trial=trial,
+            intervals=_intervals(trial),
+            gains=_differences(trial, start),
+            leads=_differences(chosen, trial),
+        )
+        for name, trial in runs.items()
+    }
     return confirmed, kept
 
 
-def _confirmation(trial: Trial, start: Trial) -> Confirmation:
-    intervals: dict[str, Interval] = {}
-    gains: dict[str, Interval] = {}
-    if trial.record is not None:
-        drawn = trial.resampled()
-        own = {name: drawn.interval(name) for name in trial.scores}
-        intervals = {name: value for name, value in own.items() if value is not None}
-        if trial is not start and start.record is not None:
-            base = start.resampled()
-            less = {name: drawn.difference(base, name) for name in intervals}
-            gains = {name: value for name, value in less.items() if value is not None}
-    return Confirmation(trial=trial, intervals=intervals, gains=gains)
+def _intervals(trial: Trial) -> dict[str, Interval]:
+    """Score -> mean and interval; nothing of a run that failed."""
+    if trial.record is None:
+        return {}
+    drawn = trial.resampled()
+    own = {name: drawn.interval(name) for name in trial.scores}
+    return {name: value for name, value in own.items() if value is not None}
+
+
+def _differences(trial: Trial, other: Trial) -> dict[str, Interval]:
+    """Score -> one run minus another on the same facts; nothing if they are one or one failed."""
+    if trial is other or trial.record is None or other.record is None:
+        return {}
+    drawn, base = trial.resampled(), other.resampled()
+    own = {name: drawn.difference(base, name) for name in trial.scores}
+    return {name: value for name, value in own.items() if value is not None}

@@ -31,13 +31,12 @@ def settings_text(calibration: Calibration, command: str) -> str:
     config = calibration.chosen
     values = _told(config)
     evidence = _evidence(calibration, config)
+    unsearched = f"From {calibration.plan.start.origin}, not searched."
     lines = [f"# {line}" for line in _heading(calibration, command)]
     for name, value in values.items():
         if isinstance(value, Mapping):
             continue
-        lines += ["", *(f"# {line}" for line in evidence.get(name, ()))]
-        if not evidence.get(name):
-            lines.pop()
+        lines += ["", *(f"# {line}" for line in evidence.get(name) or [unsearched])]
         lines.append(f"{name} = {toml_value(value)}")
     tables = {name: value for name, value in values.items() if isinstance(value, Mapping)}
     return "\n".join(lines) + "\n" + (to_toml(tables) if tables else "")
@@ -56,6 +55,25 @@ def percent_interval(interval: Interval, *, signed: bool = False) -> str:
     form = "+.1f" if signed else ".1f"
     mean, low, high = (format(100 * v, form) for v in (interval.mean, interval.low, interval.high))
     return f"{mean} ({low} to {high})"
+
+
+def comparisons(calibration: Calibration) -> list[str]:
+    """For each of the settings compared against, a sentence that says which are better."""
+    lines = []
+    for name in calibration.plan.against:
+        lead = calibration.confirmed[name].leads.get(MEAN)
+        if lead is None:
+            lines.append(f"Nothing can be said against {name}: one of the two runs failed.")
+            continue
+        if lead.low > 0:
+            verdict = f"The chosen settings are better than {name}"
+        elif lead.high < 0:
+            verdict = f"{name} is better than the chosen settings"
+        else:
+            verdict = f"The chosen settings and {name} cannot be told apart"
+        told = percent_interval(lead, signed=True)
+        lines.append(f"{verdict}: chosen minus {name} is {told} points of {MEAN}.")
+    return lines
 
 
 def _told(config: EditConfig) -> dict[str, Any]:
@@ -86,7 +104,7 @@ def _heading(calibration: Calibration, command: str) -> list[str]:
     elif MEAN in confirmed["found"].gains:
         gain = percent_interval(confirmed["found"].gains[MEAN], signed=True)
         lines.append(f"that is {gain} points from the start.")
-    return lines
+    return [*lines, *comparisons(calibration)]
 
 
 def _evidence(calibration: Calibration, config: EditConfig) -> dict[str, list[str]]:
@@ -97,13 +115,16 @@ def _evidence(calibration: Calibration, config: EditConfig) -> dict[str, list[st
     layers = [f"Targets reached at layers 0 to {len(found.lengths) - 1}: {reached} %."]
     if ALL in calibration.effects:
         effect = calibration.effects[ALL]
-        at = effect.indirect["mlp"][:, LAST_SUBJECT]
-        layers.insert(
-            0,
-            f"Tracing {effect.facts} facts: at the last subject token the MLP of layer "
-            f"{effect.peak} has the largest indirect effect, "
-            f"{100 * float(at[effect.peak]):.0f} of {100 * effect.total:.0f} points.",
-        )
+        told = f"Tracing {effect.facts} facts: all their prompts end with the subject, which tells "
+        told += "nothing of layers."
+        if effect.peak is not None:
+            most = float(effect.indirect["mlp"][effect.peak, LAST_SUBJECT])
+            told = (
+                f"Tracing {effect.facts} facts: at the last subject token the MLP of layer "
+                f"{effect.peak} has the largest indirect effect, "
+                f"{100 * most:.0f} of {100 * effect.total:.0f} points."
+            )
+        layers.insert(0, told)
     stride = calibration.space.point(config)["stride"]
     searched = _spread(calibration)
     return {

@@ -18,11 +18,21 @@ from langedit.models import EditableModel
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What tells models apart here: type in the configuration, depth, width of hidden states."""
+    """What tells models apart here.
+
+    Attributes:
+        model_type: in the configuration.
+        n_layers: depth.
+        d_model: width of the hidden states.
+        d_in: width inside the MLP.
+        vocab_size: tokens that the model tells apart.
+    """
 
     model_type: str
     n_layers: int
     d_model: int
+    d_in: int
+    vocab_size: int
 
     @classmethod
     def of(cls, model: EditableModel) -> Shape:
@@ -31,6 +41,8 @@ class Shape:
             model_type=str(model.model.config.model_type),
             n_layers=model.structure.n_layers,
             d_model=model.structure.d_model,
+            d_in=model.structure.d_in,
+            vocab_size=int(model.model.config.get_text_config().vocab_size),
         )
 
     def distance(self, other: Shape) -> float:
@@ -42,10 +54,16 @@ class Shape:
 
 KNOWN: Mapping[str, Shape] = MappingProxyType(
     {
-        "llama3-8b": Shape(model_type="llama", n_layers=32, d_model=4096),
-        "gpt-j-6b": Shape(model_type="gptj", n_layers=28, d_model=4096),
-        "gpt2-xl": Shape(model_type="gpt2", n_layers=48, d_model=1600),
-        "qwen2.5-7b": Shape(model_type="qwen2", n_layers=28, d_model=3584),
+        "llama3-8b": Shape(
+            model_type="llama", n_layers=32, d_model=4096, d_in=14336, vocab_size=128256
+        ),
+        "gpt-j-6b": Shape(
+            model_type="gptj", n_layers=28, d_model=4096, d_in=16384, vocab_size=50400
+        ),
+        "gpt2-xl": Shape(model_type="gpt2", n_layers=48, d_model=1600, d_in=6400, vocab_size=50257),
+        "qwen2.5-7b": Shape(
+            model_type="qwen2", n_layers=28, d_model=3584, d_in=18944, vocab_size=152064
+        ),
     }
 )
 """Shipped settings, and the shape of the model that they are published for."""
@@ -72,6 +90,8 @@ class Start:
 def nearest_start(shape: Shape, method: str) -> Start:
     """Published settings of the nearest model, fitted to a model's depth and scale.
 
+    A model of the very shape, size of the vocabulary included, is taken to be of the same scale.
+
     Args:
         shape: of the model to be edited.
         method: that is edited with.
@@ -80,7 +100,8 @@ def nearest_start(shape: Shape, method: str) -> Start:
     known = KNOWN[name]
     config = shipped_settings(name, method=method)
     if shape == known:
-        return Start(config=config, origin=f"shipped settings {name}", rate_known=True)
+        origin = f"shipped settings {name}, published for a model of this shape"
+        return Start(config=config, origin=origin, rate_known=True)
     settings = config.model_dump(exclude={"null_threshold", "ridge", "loss_layer"})
     settings |= {
         "layers": scaled_layers(config.layers, known.n_layers, shape.n_layers),

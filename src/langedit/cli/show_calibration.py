@@ -8,7 +8,7 @@ from rich.console import Console
 
 from langedit.calibration.report import REPORT, SETTINGS
 from langedit.calibration.run import Calibration
-from langedit.calibration.settings_file import changed_settings, percent_interval
+from langedit.calibration.settings_file import changed_settings, comparisons, percent_interval
 from langedit.editing.toml import toml_value
 from langedit.reporting import score_table
 
@@ -36,6 +36,7 @@ def show_calibration(found: Calibration, output: Path) -> None:
     lines.append(f"{len(found.trials)} settings were tried on {len(found.parts.search)} facts.")
     if found.kept:
         lines.append("Nothing that was found is better than the start, which is kept.")
+    lines += comparisons(found)
     lines += [str(output / SETTINGS), str(output / REPORT)]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
