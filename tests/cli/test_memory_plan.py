@@ -25,7 +25,7 @@ def test_a_plan_names_stages_peak_and_what_makes_it_fit(langedit, shape):
         assert f"│ {stage} " in text
     assert "200 edits in 2 batches" in text
     assert "It does not fit into 0 MB: stats, open, targets, solve, advance." in text
-    assert "No setting makes it fit" in text
+    assert "No option makes it fit" in text
     out, _ = langedit.ok(
         "plan", "--model", shape, "--edits", "200", "--layers", "0-1", "--device-memory", "9MB",
         "--tflops", "1",

@@ -101,7 +101,7 @@ def run(
     plan = planner.plan(asked)
     here = torch.device("cuda" if device == "cuda" and torch.cuda.is_available() else "cpu")
     if tflops is None:
-        rates = measure_rates(here, asked.dtype if here.type == "cuda" else torch.float32)
+        rates = measure_rates(here, asked.dtype)
     else:
         rates = Rates.of_accelerator(tflops * 1e12)
     advice = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from rich.console import Console
 from rich.table import Table
 
-from langedit.editing.planning import Choice, MemoryPlan, Rates
+from langedit.editing.planning import MAP_FILE, Choice, MemoryPlan, Rates, device_map
 
 
 def show_plan(
@@ -55,16 +57,17 @@ def summary(
     peak = plan.peak_stage
     parts = sorted(peak.device.items(), key=lambda part: -part[1])
     named = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts if size)
+    precision = str(asked.dtype).removeprefix("torch.")
     lines = [
         f"{plan.parameters:,} parameters, {gigabytes(plan.stored)} as "
-        f"{str(asked.dtype).removeprefix('torch.')}; {asked.work.edits:,} edits in "
+        f"{precision}; {asked.work.edits:,} edits in "
         f"{asked.work.batches} batches.",
         f"Peak {gigabytes(plan.peak)} at {peak.name}: {named}.",
         "Times are arithmetic at "
         + (
             "the rate given, float64 at a 16th and eigendecompositions at a 640th of it"
             if measured_on is None
-            else f"the rates measured on this {measured_on}"
+            else f"the rates measured on this {measured_on}, matrix products in {precision}"
         )
         + "; reading, writing and scoring come on top.",
     ]
@@ -77,9 +80,12 @@ def summary(
     late = [stage.name for stage in plan.stages if stage.bytes(shared=plan.cpu) > limit]
     lines.append(f"It does not fit into {gigabytes(limit)}: {', '.join(late)}.")
     if advice is None:
-        return [*lines, "No setting makes it fit: edit fewer layers, or take a larger device."]
+        return [*lines, "No option makes it fit: edit fewer layers, or take larger devices."]
     choice, other = advice
-    return [*lines, f"It fits with {', '.join(choice.changes)}: peak {gigabytes(other.peak)}."]
+    each = " on each device" if choice.cards > 1 else ""
+    lines.append(f"It fits with {', '.join(choice.changes)}: peak {gigabytes(other.peak)}{each}.")
+    placed = device_map(choice, other, limit)
+    return lines if placed is None else [*lines, f"{MAP_FILE}: {json.dumps(placed)}"]
 
 
 def gigabytes(size: float) -> str:

@@ -12,9 +12,12 @@ from tiny import FAMILIES, tiny_model
 from langedit.editing import EditConfig
 from langedit.editing.planning import (
     Choice,
+    PassCost,
+    PassCosts,
     Planner,
     Rates,
     Workload,
+    device_map,
     dtype_of,
     measure_rates,
     plan_memory,
@@ -93,10 +96,51 @@ def test_smaller_passes_and_precision_and_offloading_take_less():
     assert half.stored * 2 == full.stored
     assert half.peak < full.peak
     away = planned(offloaded=True)
-    weights = [stage(plan, "targets").device["weights"] for plan in (away, full)]
+    weights = [stage(plan, "solve").device["weights"] for plan in (away, full)]
     assert weights[0] < weights[1]
-    waiting = stage(away, "targets").host["offloaded weights"]
+    waiting = stage(away, "solve").host["offloaded weights"]
     assert weights[0] + waiting == weights[1]
+
+
+LLAMA_70B_LAYER = 2 * (2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 28672 + 2 * 8192)
+"""Bytes of attention (queries and outputs, keys and values), of the MLP, and of two norms."""
+
+
+@pytest.mark.parametrize(
+    ("loss_layer", "held"), [(None, 71), (20, 12), (8, 0)], ids=["all", "to 20", "none"]
+)
+def test_gradients_hold_the_layers_above_the_edited_ones_on_the_card(loss_layer, held):
+    nothing = PassCost(bytes=0, flops=0.0)
+    costs = PassCosts(prepare=nothing, step=nothing, groups=1, walk=nothing, stats=nothing)
+    config = EditConfig(layers=(4, 5, 6, 7, 8), null_share=0.5, loss_layer=loss_layer)
+    model = shaped_model(read_shape("llama3-70b"), torch.bfloat16)
+    work = Workload(edits=1)
+    away = plan_memory(model, config, work, cpu=False, offloaded=True, costs=costs)
+    resident = 2 * (2 * 128256 * 8192 + 8192) + 2 * LLAMA_70B_LAYER
+    assert stage(away, "solve").device["weights"] == resident == 7_625_326_592
+    assert stage(away, "targets").device["weights"] == resident + held * LLAMA_70B_LAYER
+    assert stage(away, "targets").host["offloaded weights"] == away.stored - resident
+    spread = plan_memory(model, config, work, cpu=False, cards=4, costs=costs)
+    table = 2 * 128256 * 8192
+    assert stage(spread, "targets").device["weights"] == 141_107_412_992 // 4 + table
+    assert spread.embeddings == table
+    with pytest.raises(ConfigError, match="got both"):
+        plan_memory(model, config, work, cpu=False, offloaded=True, cards=2, costs=costs)
+
+
+def test_device_maps_leave_room_for_what_editing_needs():
+    planner = Planner(tiny_shape(), cpu=False)
+    asked = Choice(dtype=torch.float32, config=settings(), work=WORK)
+    away, spread = replace(asked, offloaded=True), replace(asked, cards=2)
+    assert device_map(asked, planner.plan(asked), 10**9) is None
+    plan = planner.plan(away)
+    limit = plan.peak + 7 * 10**6
+    found = device_map(away, plan, limit)
+    room = (7 * 10**6 + plan.embeddings) // 10**6
+    assert found["max_memory"] == {"0": f"{room}MB", "cpu": f"{-(-plan.stored // 10**6)}MB"}
+    plan = planner.plan(spread)
+    found = device_map(spread, plan, plan.beside_weights + 5 * 10**6)
+    assert found == {"device_map": "auto", "max_memory": {"0": "5MB", "1": "5MB"}}
 
 
 def test_memory_on_the_cpu_is_one():
@@ -154,6 +198,16 @@ def test_layers_out_of_range_and_unknown_models_are_errors(tmp_path):
         planned(config=EditConfig(layers=(7,), null_share=0.5))
     with pytest.raises(ModelError, match=r"one of the shapes gpt-j-6b, .*no-such"):
         read_shape(str(tmp_path / "no-such"))
+
+
+def test_quantised_configurations_are_refused(tmp_path):
+    config = tiny_model("llama").config
+    config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    config.save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"quantised \(bitsandbytes\).*without quantization_config"
+    ):
+        read_shape(str(tmp_path))
 
 
 def test_a_folder_with_a_configuration_alone_is_enough(tmp_path):

@@ -15,6 +15,9 @@ from langedit.editing.planning.passes import PassCosts, Workload, pass_costs, sh
 _SMALLEST_PASS = 512  # tokens
 _SMALLEST_BATCH = 10  # facts
 _OPEN = 0.8  # share of open directions
+_CARDS = (2, 4, 8)
+MAP_FILE = "map.json"
+"""Name of the file that the advice has a device map written to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,7 @@ class Choice:
         config: settings.
         work: sizes.
         offloaded: whether layers wait in main memory.
+        cards: devices that the weights are spread over.
         changes: how to ask for it, one option each; empty for what was asked.
     """
 
@@ -33,6 +37,7 @@ class Choice:
     config: EditConfig
     work: Workload
     offloaded: bool = False
+    cards: int = 1
     changes: tuple[str, ...] = ()
 
 
@@ -65,6 +70,7 @@ class Planner:
             choice.work,
             cpu=self._cpu,
             offloaded=choice.offloaded,
+            cards=choice.cards,
             costs=self._costs[key],
         )
 
@@ -104,7 +110,10 @@ class Planner:
         return needed
 
     def _options(self, asked: Choice) -> Iterator[_Change]:
-        """Changes of one thing each: first those that take time, last those that edit otherwise."""
+        """Changes of one thing each.
+
+        First those that take time, then those that edit otherwise, last those that take cards.
+        """
         tokens = asked.config.micro_batch_tokens
         while tokens // 4 >= _SMALLEST_PASS:
             tokens //= 4
@@ -119,16 +128,51 @@ class Planner:
                 replace(choice, dtype=torch.bfloat16), "--dtype", "bfloat16"
             )
         if not self._cpu:
-            yield lambda choice: _noted(replace(choice, offloaded=True), "--device-map", "auto")
+            yield _placed(offloaded=True, cards=1)
         share = asked.config.null_share
         if share is not None and share < _OPEN:
             yield _setting("null_share", _OPEN)
+        if not self._cpu:
+            yield from (_placed(offloaded=False, cards=cards) for cards in _CARDS)
+
+
+def device_map(choice: Choice, plan: MemoryPlan, limit: int) -> dict[str, object] | None:
+    """The content of a device map file for a choice that fits; None where it needs none.
+
+    `auto` fills each device with weights, in the order of the model, up to what it is allowed. Of
+    several cards that is what editing leaves. Where weights are offloaded the plan has room for
+    all that is not a layer and for layers while they are needed: what may stay on the card is the
+    embeddings, which come first, and what the plan leaves free.
+
+    Args:
+        choice: what was planned.
+        plan: its plan.
+        limit: bytes of each device.
+    """
+    if choice.cards > 1:
+        room = limit - plan.beside_weights
+        memory = {str(card): f"{room // 10**6}MB" for card in range(choice.cards)}
+    elif choice.offloaded:
+        room = plan.embeddings + limit - plan.peak
+        memory = {"0": f"{room // 10**6}MB", "cpu": f"{-(-plan.stored // 10**6)}MB"}
+    else:
+        return None
+    return {"device_map": "auto", "max_memory": memory}
 
 
 def _setting(name: str, value: float) -> _Change:
     def change(choice: Choice) -> Choice:
         config = choice.config.replace(**{name: value})
         return _noted(replace(choice, config=config), f"{name} =", value)
+
+    return change
+
+
+def _placed(*, offloaded: bool, cards: int) -> _Change:
+    file = MAP_FILE if cards == 1 else f"{MAP_FILE} over {cards} such devices"
+
+    def change(choice: Choice) -> Choice:
+        return _noted(replace(choice, offloaded=offloaded, cards=cards), "--device-map", file)
 
     return change
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from langedit.editing.config import EditConfig
 from langedit.editing.methods import find_method
 from langedit.editing.planning.passes import PassCosts, Workload, pass_costs
@@ -59,11 +61,13 @@ class MemoryPlan:
         parameters: number of values in the model.
         stored: bytes of its weights.
         stages: in the order in which they come.
+        embeddings: bytes of the token embeddings among them.
         cpu: whether the model computes on the CPU.
     """
 
     parameters: int
     stored: int
+    embeddings: int
     stages: tuple[Stage, ...]
     cpu: bool
 
@@ -77,6 +81,11 @@ class MemoryPlan:
         """The stage that needs them."""
         return max(self.stages, key=lambda stage: stage.bytes(shared=self.cpu))
 
+    @property
+    def beside_weights(self) -> int:
+        """The most bytes that any stage needs there beside the model's weights."""
+        return max(stage.bytes(shared=self.cpu) - stage.device["weights"] for stage in self.stages)
+
 
 def plan_memory(
     model: EditableModel,
@@ -85,6 +94,7 @@ def plan_memory(
     *,
     cpu: bool,
     offloaded: bool = False,
+    cards: int = 1,
     costs: PassCosts | None = None,
 ) -> MemoryPlan:
     """Work out the stages of `langedit stats` and `langedit edit`.
@@ -95,11 +105,15 @@ def plan_memory(
         work: number and size of the facts.
         cpu: whether the model computes on the CPU.
         offloaded: weights wait in main memory, and a layer is on the device when it runs
-            (`device_map` with parts on the CPU).
+            (`device_map` with parts on the CPU). Gradients of the targets hold the layers that
+            they come through on the device until they are there.
+        cards: devices that the weights are spread over. The plan is of one of them, on which all
+            that editing needs beside the weights is counted, wherever the edited layers are.
         costs: of the passes, if they are known already.
 
     Raises:
-        ConfigError: a layer is out of range, or the memory of the method is not known.
+        ConfigError: a layer is out of range, the memory of the method is not known, or weights
+            are to be offloaded and spread.
         ModelError: the model decides by values, which are not there.
     """
     if config.method not in PLANNED:
@@ -107,24 +121,64 @@ def plan_memory(
             f"method: expected one of {', '.join(PLANNED)}, got {config.method}: what others "
             "keep and train is not known here; plan with one of these for a first estimate"
         )
+    if offloaded and cards > 1:
+        raise ConfigError("expected weights offloaded, or spread over cards, got both: plan one")
     costs = costs or pass_costs(model, config, work)
     parameters = {id(p): p for p in model.model.parameters()}.values()
-    stored = sum(p.numel() * p.itemsize for p in parameters)
     sizes = _Sizes.of(model, config, work)
-    weights = _resident(model, stored) if offloaded else stored
-    builder = _Builder(sizes, costs, config, work, weights, stored - weights, model)
+    weights = _Weights.of(model, config, offloaded=offloaded, cards=cards)
     return MemoryPlan(
         parameters=sum(p.numel() for p in parameters),
-        stored=stored,
-        stages=builder.stages(),
+        stored=weights.stored,
+        embeddings=weights.embeddings,
+        stages=_Builder(sizes, costs, config, work, weights, model).stages(),
         cpu=cpu,
     )
 
 
-def _resident(model: EditableModel, stored: int) -> int:
-    """Bytes on the device when layers come and go: all but the layers, and two of those."""
-    layer = sum(p.numel() * p.itemsize for p in model.layer(0).parameters())
-    return stored - layer * (model.structure.n_layers - 2)
+@dataclass(frozen=True, kw_only=True)
+class _Weights:
+    """Bytes of the model's weights.
+
+    Attributes:
+        stored: all of them.
+        embeddings: the token embeddings.
+        resident: on the device in passes without gradients.
+        held: on the device in passes with gradients of the targets.
+        waiting: in main memory.
+    """
+
+    stored: int
+    embeddings: int
+    resident: int
+    held: int
+    waiting: int
+
+    @classmethod
+    def of(
+        cls, model: EditableModel, config: EditConfig, *, offloaded: bool, cards: int
+    ) -> _Weights:
+        parameters = {id(p): p for p in model.model.parameters()}.values()
+        stored = sum(p.numel() * p.itemsize for p in parameters)
+        layer = sum(p.numel() * p.itemsize for p in model.layer(0).parameters())
+        table = model.model.get_input_embeddings().weight
+        assert isinstance(table, Tensor)
+        embeddings = table.numel() * table.itemsize
+        last = model.structure.n_layers - 1
+        resident = held = stored
+        if cards > 1:  # no module is on two
+            resident = held = min(stored, -(-stored // cards) + max(layer, embeddings))
+        elif offloaded:  # all but the layers, one that runs, and one that comes or goes
+            resident = min(stored, stored - layer * (last - 1))
+            end = last if config.loss_layer is None else config.loss_layer
+            held = min(stored, resident + layer * (end - config.layers[-1]))
+        return cls(
+            stored=stored,
+            embeddings=embeddings,
+            resident=resident,
+            held=held,
+            waiting=stored - resident if offloaded else 0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +223,7 @@ class _Builder:
     costs: PassCosts
     config: EditConfig
     work: Workload
-    weights: int
-    waiting: int
+    weights: _Weights
     model: EditableModel
 
     def stages(self) -> tuple[Stage, ...]:
@@ -182,14 +235,14 @@ class _Builder:
     def _moments_kept(self) -> dict[str, int]:
         """The moments read from the folder stay in main memory."""
         host = {"second moments": self.sizes.layers * self.sizes.moment}
-        return host | ({"offloaded weights": self.waiting} if self.waiting else {})
+        return host | ({"offloaded weights": self.weights.waiting} if self.weights.waiting else {})
 
     def _states(self, copies: float) -> dict[str, int]:
         """What methods and editor keep of all layers; `copies` of the growing bases."""
         s, edits = self.sizes, self.work.edits
         width = s.d_in + self.model.structure.d_model
         parts = {
-            "weights": self.weights,
+            "weights": self.weights.resident,
             "bases of forbidden directions": int(copies * s.layers * s.basis(s.rank_after)),
             "factored moments": s.layers * s.moment if self._weighs_corpus() else 0,
             "edited weights in float32": s.layers * s.weight * (2 if self.work.batches > 1 else 1),
@@ -205,12 +258,12 @@ class _Builder:
         return Stage(
             name="stats",
             device={
-                "weights": self.weights,
+                "weights": self.weights.resident,
                 "second moments": s.layers * s.moment,
                 "activations": self.costs.stats.bytes,
             },
             host={
-                "offloaded weights": self.waiting,
+                "offloaded weights": self.weights.waiting,
                 "means": max(0, (s.layers + 3) * s.moment - self.costs.stats.bytes),
             },
             matmul=passes * self.costs.stats.flops,
@@ -225,7 +278,11 @@ class _Builder:
         if self._weighs_corpus() and s.rank:
             work = 5
         kept = (s.layers - 1) * (s.basis(s.rank) + (s.moment if self._weighs_corpus() else 0))
-        begin = {"weights": self.weights, "kept of other layers": kept, "work": work * s.moment}
+        begin = {
+            "weights": self.weights.resident,
+            "kept of other layers": kept,
+            "work": work * s.moment,
+        }
         eigen = 9.0 * s.layers * s.d_in**3 if s.rank else 0.0
         double = s.layers * s.d_in**3 / 3 if self._weighs_corpus() else 0.0
         return Stage(
@@ -236,11 +293,15 @@ class _Builder:
         """Optimise the last batch: two generations of bases are kept, for undo."""
         c, batches = self.costs, self.work.batches
         copies = 1.0 if batches == 1 else 2.0
-        device = self._states(copies) | {"activations": max(c.prepare.bytes, c.step.bytes)}
+        moments = [
+            {"weights": self.weights.resident, "activations": c.prepare.bytes},
+            {"weights": self.weights.held, "activations": c.step.bytes},
+        ]
+        most = max(moments, key=lambda moment: sum(moment.values()))
         steps = self.config.value_steps
         return Stage(
             name="targets",
-            device=device,
+            device=self._states(copies) | most,
             host=self._moments_kept(),
             matmul=batches * c.groups * (c.prepare.flops + steps * c.step.flops),
         )
