@@ -179,12 +179,11 @@ def test_the_roles_are_a_partition_of_the_subject_and_what_follows():
         assert len(places) == len(ROLES)
         tokens = [token for own in places for token in own]
         assert sorted(tokens) == list(range(prompt.subject_start, len(prompt.ids)))
-    zh = prompts_of(model)[2]
-    assert zh.subject_start == 0
-    assert role_places(zh)[2] == (zh.lookup,)
-    ends = prompts_of(model)[3]
-    assert ends.lookup == len(ends.ids) - 1
-    assert role_places(ends)[2:] == ((), (), (ends.lookup,))
+    de = prompts_of(model)[1]
+    assert role_places(de)[2] == (de.lookup,)
+    for ends in prompts_of(model)[2:]:  # the tokenizer's last token of the Chinese text has 国
+        assert ends.lookup == len(ends.ids) - 1
+        assert role_places(ends)[2:] == ((), (), (ends.lookup,))
 
 
 def test_prompts_that_end_with_their_subject_do_not_move_the_peak():
@@ -202,7 +201,7 @@ def test_prompts_that_end_with_their_subject_do_not_move_the_peak():
     )
     effects = average_effects(traces, range(4), 4)
     assert effects.peak == 1
-    assert effects.indirect["mlp"][1, 2] == pytest.approx(0.3)  # of the three others alone
+    assert effects.indirect["mlp"][1, 2] == pytest.approx(0.3)  # of the two others alone
     assert average_effects(traces, [3], 1).peak is None
 
 
