@@ -82,6 +82,12 @@ def _board_parts(
             records.setdefault(cell.method, []).append(outcome.record)
     if not records:
         return []
+    # Figures show what ran on all seeds: ablations have a table.
+    shown = {
+        name: own
+        for name, own in records.items()
+        if name not in board.rows or board.rows[name].group != "ablations"
+    }
     figures = _Figures(path, f"{board.model}-{board.dataset}".replace("/", "-"), command)
     return [
         heading(2, f"{board.dataset} on {board.model}"),
@@ -91,9 +97,9 @@ def _board_parts(
         heading(3, "By language"),
         _by_language(board, records),
         heading(3, "Retention"),
-        _retention(records, figures),
+        _retention(shown, figures),
         heading(3, "From language to language"),
-        _languages(config, records, figures),
+        _languages(config, shown, figures),
         heading(3, "Time and memory"),
         _cost(records),
     ]
