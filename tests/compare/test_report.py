@@ -49,6 +49,15 @@ def report(done, tmp_path_factory):
     return folder, (folder / "results.md").read_text(encoding="utf-8")
 
 
+def test_curves_and_matrices_are_of_methods_not_of_ablations(report):
+    """An ablation on fewer seeds is no line beside those of all seeds."""
+    _, text = report
+    matrices = text[text.index("From language to language") : text.index("Time and memory")]
+    assert "| langedit |" in matrices
+    assert "| english |" not in matrices
+    assert "| english | langedit |" in text  # the table of ablations
+
+
 def test_the_report_has_every_part(report):
     _, text = report
     for part in ("Against memit-seq", "Ablations", "By language", "Retention", "Settings",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli.options import Profile
+from langedit.cli.options import BatchSize, Profile, Strict
 from langedit.cli.workspace_options import AsJson, Folder, OtherModel, TakeOver
 
 EXAMPLES = """\b
@@ -28,7 +28,7 @@ def run(
             metavar="FACTS", help="Facts: .jsonl or .csv, see docs/facts.md.", show_default=False
         ),
     ],
-    batch_size: Annotated[int, typer.Option(min=1, help="Facts in a batch.")] = 100,
+    batch_size: BatchSize = 100,
     on_breach: Annotated[
         str,
         typer.Option(
@@ -39,9 +39,7 @@ def run(
     supersede: Annotated[
         bool, typer.Option("--supersede", help="Replace earlier facts that these contradict.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop if any row of the facts is rejected.")
-    ] = False,
+    strict: Strict = False,
     model: OtherModel = None,
     take_over: TakeOver = False,
     profile: Profile = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli.options import DeviceMap, Dtype, Model, Revision
+from langedit.cli.options import BatchSize, DeviceMap, Dtype, Model, Revision, Strict
 
 EXAMPLES = """\b
 Examples:
@@ -67,10 +67,8 @@ def run(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Facts in a batch.")] = 25,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop if any row of the facts is rejected.")
-    ] = False,
+    batch_size: BatchSize = 25,
+    strict: Strict = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise and of the search.")] = 0,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,

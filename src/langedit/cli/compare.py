@@ -23,7 +23,7 @@ Comparison = Annotated[
     typer.Argument(
         metavar="CONFIG",
         help="A .toml file, see docs/compare.md, or a shipped comparison: atlas, quick, "
-        "paper-mzsre, paper-bzsre.",
+        "atlas-streams, paper-mzsre, paper-bzsre.",
         show_default=False,
     ),
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli.options import DeviceMap, Dtype, Model, Profile, Revision
+from langedit.cli.options import BatchSize, DeviceMap, Dtype, Model, Profile, Revision, Strict
 from langedit.method_points import method_names
 
 METHODS = ", ".join(method_names())
@@ -60,10 +60,8 @@ def run(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Facts in a batch.")] = 100,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop if any row of the facts is rejected.")
-    ] = False,
+    batch_size: BatchSize = 100,
+    strict: Strict = False,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Instead of the seed in the settings.")
     ] = None,

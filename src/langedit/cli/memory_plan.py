@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli.options import Dtype, Revision
+from langedit.cli.options import BatchSize, Dtype, Revision
 from langedit.errors import ConfigError
 
 EXAMPLES = """\b
@@ -43,7 +43,7 @@ def run(
         typer.Option(help="Memory where the model computes: 24GB, 640MB.", show_default=False),
     ] = None,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
-    batch_size: Annotated[int, typer.Option(min=1, help="Facts in a batch.")] = 100,
+    batch_size: BatchSize = 100,
     prompt_tokens: Annotated[int, typer.Option(min=2, help="Tokens of a prompt.")] = 16,
     target_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a target.")] = 4,
     moment_tokens: Annotated[

@@ -27,6 +27,8 @@ DeviceMap = Annotated[
     str | None,
     typer.Option(help="Where the model goes: cuda, auto, ...; the CPU if not given."),
 ]
+BatchSize = Annotated[int, typer.Option(min=1, help="Facts in a batch.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop if any row of the facts is rejected.")]
 
 Profile = Annotated[
     bool,

@@ -82,12 +82,8 @@ def _board_parts(
             records.setdefault(cell.method, []).append(outcome.record)
     if not records:
         return []
-    # Figures show what ran on all seeds: ablations have a table.
-    shown = {
-        name: own
-        for name, own in records.items()
-        if name not in board.rows or board.rows[name].group != "ablations"
-    }
+    # Ablations may have fewer seeds: they have a table, and no curve beside those of all seeds.
+    shown = {name: own for name, own in records.items() if name not in config.ablations}
     figures = _Figures(path, f"{board.model}-{board.dataset}".replace("/", "-"), command)
     return [
         heading(2, f"{board.dataset} on {board.model}"),
