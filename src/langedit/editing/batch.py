@@ -97,6 +97,14 @@ class BatchJob:
         with timed(self.seconds, stage, self.profiler):
             yield
 
+    def state(self, layer: int) -> LayerState:
+        """What the method remembers of a layer, on the device where its solves run."""
+        return self.states[layer].to(solve_device(self.weights[layer]))
+
+    def parked(self, layer: int, state: LayerState) -> LayerState:
+        """A layer's new state where that of the batch before waited."""
+        return state.to(self.states[layer].device)
+
     def first(self, work: Callable[[], T]) -> T:
         """Let the first process solve; all get the result, the others with tensors on the CPU."""
         return self.processes.first(work)
@@ -183,6 +191,11 @@ class BatchJob:
         edits = {layer: self.add(layer, unread, update) for layer, update in updates.items()}
         keys = self.first(lambda: self.keys(tuple(updates)))
         return {layer: replace(edit, keys=_laid_out(keys[layer])) for layer, edit in edits.items()}
+
+
+def solve_device(weight: Tensor) -> torch.device:
+    """Where the solves of a layer run: with its weight, but where float64 exists."""
+    return torch.device("cpu") if weight.device.type == "mps" else weight.device
 
 
 def sum_updates(base: Tensor, updates: Iterable[Update]) -> Tensor:

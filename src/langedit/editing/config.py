@@ -90,6 +90,9 @@ class EditConfig(BaseModel):
         seed: of the prefixes' sampling.
         structure: names of modules, for models whose structure is not found (`layers`,
             `projection`, `final_norm`, `head`).
+        states_on: where bases, keys of past edits and factored moments wait between two solves:
+            `device`, with the weight of their layer, or `cpu`, in main memory, from where one layer
+            at a time goes to that device. Results are the same.
         micro_batch_tokens: padded tokens in one forward pass; lower it when memory runs out.
         chat: put every prompt to the model as the user turn of its chat template, with the target
             as the beginning of the assistant's turn. Context prefixes stand in the user turn.
@@ -137,6 +140,7 @@ class EditConfig(BaseModel):
     ft_change_limit: Positive = 5e-4
     seed: Annotated[int, Field(ge=0)] = 0
     structure: Mapping[str, str] = Field(default_factory=dict)
+    states_on: Literal["device", "cpu"] = "device"
     micro_batch_tokens: Count = 8192
     chat: bool = False
     system_prompt: str | None = None

@@ -11,7 +11,7 @@ from typing import Self
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from langedit.editing.batch import BatchEdit, BatchJob, sum_updates
+from langedit.editing.batch import BatchEdit, BatchJob, solve_device, sum_updates
 from langedit.editing.config import EditConfig
 from langedit.editing.export import make_record, save_edited
 from langedit.editing.measure import measure_batch
@@ -94,7 +94,7 @@ class Editor:
         self._profiler = profiler
         with timed({}, "open", profiler):
             states = processes.only_first(
-                lambda: first_layer_states(self.model, self._method, moments, config.edited_layers)
+                lambda: first_layer_states(self.model, self._method, moments, config)
             )
         self._start = EditorState.first(
             states or {}, prefixes if prefixes is not None else Prefixes({})
@@ -393,8 +393,11 @@ class Editor:
         layers = self.processes.only_first(
             lambda: {
                 layer: self._method.remember(
-                    state.layers[layer], report.keys[layer], report.updates[layer], base
-                )
+                    state.layers[layer].to(solve_device(base)),
+                    report.keys[layer],
+                    report.updates[layer],
+                    base,
+                ).to(state.layers[layer].device)
                 for layer, base in self._base.items()
             }
         )

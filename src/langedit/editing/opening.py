@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from langedit.editing.batch import solve_device
 from langedit.editing.config import EditConfig
 from langedit.editing.methods import LayerState, Method
 from langedit.editing.moments import Moments
 from langedit.editing.spectra import with_spectrum
 from langedit.errors import ConfigError, MomentsError
-from langedit.linalg import SecondMoment
 from langedit.models import EditableModel, ModelIdentity, find_structure
 
 
@@ -55,15 +53,18 @@ def require_identity(model: EditableModel, moments: Moments) -> ModelIdentity:
 
 
 def first_layer_states(
-    model: EditableModel, method: Method, moments: Moments, layers: Iterable[int]
+    model: EditableModel, method: Method, moments: Moments, config: EditConfig
 ) -> dict[int, LayerState]:
-    """The method's states before the first batch, on the devices of the edited weights.
+    """The method's states before the first batch, made on the devices of the edited weights.
+
+    One layer's matrices at a time are there; the states stay, or go to main memory, as
+    `config.states_on` says.
 
     Raises:
         MomentsError: there are no moments of a layer, or keys of another width.
     """
     states = {}
-    for layer in layers:
+    for layer in config.edited_layers:
         if layer not in moments.layers:
             raise MomentsError(
                 f"moments: expected layer {layer}, got layers {sorted(moments.layers)}: collect "
@@ -75,16 +76,9 @@ def first_layer_states(
                 f"moments of layer {layer}: expected width {model.structure.d_in}, got "
                 f"{corpus.width}: they belong to another model"
             )
-        near = _near_weight(model, layer, corpus)
+        near = corpus.to(solve_device(model.read_weight(layer)))
         if method.needs_null_space and moments.folder is not None:
             near = with_spectrum(near, moments.folder, layer)
-        states[layer] = method.start(layer, near)
+        state = method.start(layer, near)
+        states[layer] = state.to(torch.device("cpu")) if config.states_on == "cpu" else state
     return states
-
-
-def _near_weight(model: EditableModel, layer: int, corpus: SecondMoment) -> SecondMoment:
-    """The moment where the solves should run: with the weight, but where float64 exists."""
-    device = model.read_weight(layer).device
-    if device.type == "mps":
-        device = torch.device("cpu")
-    return corpus.to(device)

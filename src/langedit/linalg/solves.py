@@ -230,6 +230,14 @@ class MomentSolver:
         closed = closed.extend(whitened, SMALLEST_TOLERANCE)
         return MomentSolver(factor=self.factor, projector=projector, closed=closed)
 
+    def to(self, device: torch.device, projector: NullSpaceProjector | None) -> MomentSolver:
+        """Return the same solver on another device, with its projector as it is there."""
+        return MomentSolver(
+            factor=self.factor.to(device),
+            projector=projector,
+            closed=None if self.closed is None else self.closed.to(device),
+        )
+
     def directions(self, rows: Tensor, count: int) -> Tensor:
         """Return the last `count` rows of `Z (A + ZᵀZ)⁻¹`, `(count, d_in)`, for `Z = rows`.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 GENERAL = frozenset(
     {
         "layers", "target_joint", "prefix_count", "prefix_length", "seed_words", "seed",
-        "structure", "micro_batch_tokens", "chat", "system_prompt", "chat_date",
+        "structure", "states_on", "micro_batch_tokens", "chat", "system_prompt", "chat_date",
     }
 )  # fmt: skip
 """Settings of every method: where it edits, and how prompts and keys are made."""
@@ -71,6 +71,24 @@ class LayerState:
         """The same with the keys (n, d_in) of one more batch in the history."""
         history = torch.cat([self.history, keys.to(self.history)])
         return replace(self, history=history, batches=self.batches + 1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.history.device
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device; this very state where it is there already."""
+        if device == self.device:
+            return self
+        projector = None if self.projector is None else self.projector.to(device)
+        return replace(
+            self,
+            history=self.history.to(device),
+            projector=projector,
+            moment=None if self.moment is None else self.moment.to(device),
+            solver=None if self.solver is None else self.solver.to(device, projector),
+        )
 
     def further(self) -> tuple[Tensor, ...]:
         """What a subclass remembers of the batches beyond these attributes, and solves read."""

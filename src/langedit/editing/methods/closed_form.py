@@ -61,7 +61,7 @@ class ClosedForm(ABC):
         states = {}
         for layer, edit in edits.items():
             with naming_facts(job.requests, layer):
-                states[layer] = self.advance(job.states[layer], edit.keys)
+                states[layer] = job.parked(layer, self.advance(job.state(layer), edit.keys))
         return states
 
     def spread(self, job: BatchJob, target_hidden: Tensor) -> dict[int, LayerEdit]:
@@ -91,7 +91,7 @@ class ClosedForm(ABC):
                 require_finite_facts("key", keys, job.requests, layer)
                 require_finite_facts("residual", residuals, job.requests, layer)
             with job.timed("solve"), naming_facts(job.requests, layer):
-                return keys, self.solve(job.states[layer], keys, residuals)
+                return keys, self.solve(job.state(layer), keys, residuals)
 
         for done, layer in enumerate(layers):
             keys, update = job.first(partial(solve, done, layer))

@@ -61,10 +61,11 @@ class Rome:
         updates: list[LowRankUpdate] = []
         found: list[Targets] = []
         edit = None
+        near = job.remember(lambda: {layer: job.state(layer)})
         keys = job.first(lambda: job.keys((layer,))[layer])  # only layers below could change them
         for i in range(len(job.requests)):
             given = None if job.given is None else job.given[i : i + 1]
-            single = replace(job, requests=job.requests[i : i + 1], given=given)
+            single = replace(job, requests=job.requests[i : i + 1], given=given, states=near)
             with job.timed("targets"):
                 targets, wanted = single.find_targets("projection")
                 found += [] if targets is None else [targets]
