@@ -31,6 +31,12 @@ def has_cache(model: EditableModel, requests: list[EditRequest]) -> bool:
     return PrefixCache.compute(model, states, before, 2, 2, 100) is not None
 
 
+def suffix_tokens(request: EditRequest) -> int:
+    """Tokens of a fact that a step runs where nothing is padded."""
+    contexts = [len(p.ids) - p.lookup + len(request.target_ids) - 1 for p in request.prompts]
+    return sum(contexts) + 1  # the divergence is at the lookup token
+
+
 def assert_like_naive(
     model: EditableModel, requests: list[EditRequest], config: EditConfig, *, use_cache: bool = True
 ) -> None:
@@ -209,20 +215,21 @@ def test_out_of_memory_halves_the_facts_and_changes_nothing() -> None:
     model, config = tiny_editable("llama"), settings()
     requests = encoded(model, config)
     expected = optimise_targets(model, requests, config)
-    rows_seen: list[int] = []
+    alone = [suffix_tokens(request) for request in requests]
+    tokens_seen: list[int] = []
     limit = 0
 
     def small(_module: object, args: tuple[torch.Tensor, ...]) -> None:
-        rows_seen.append(len(args[0]))
-        if rows_seen[-1] > limit:
+        tokens_seen.append(args[0].shape[0] * args[0].shape[1])
+        if tokens_seen[-1] > limit:
             raise torch.OutOfMemoryError("out of memory")
 
     handle = model.model.lm_head.register_forward_pre_hook(small)
-    rows_of_one = len(requests[0].prompts) + 1
-    limit = rows_of_one
+    limit = max(alone)
     found = optimise_targets(model, requests, config)
-    assert rows_seen[:3] == [4 * rows_of_one, 2 * rows_of_one, rows_of_one]
-    limit = rows_of_one - 1
+    assert tokens_seen[0] == sum(alone)
+    assert max(alone) in tokens_seen  # halved twice: two facts with the largest are too many
+    limit = min(alone) - 1
     with pytest.raises(
         LangEditError, match=r"one fact.*micro_batch_tokens"
     ):  # one fact alone is too large

@@ -1,112 +1,42 @@
 """Run only what a change of one hidden state can reach: late layers, late tokens.
 
 A change `delta` of the output of one layer, or of the edited projection in it, at the lookup token
-of a prompt cannot reach earlier layers, nor tokens before the lookup token. `SuffixRunner` computes
-those once:
+of a prompt cannot reach earlier layers, nor tokens before the lookup token. `build_suffixes`
+computes those once:
 
 * the outputs of the layer for all tokens; what prompts have in common at their beginnings once;
 * the keys and values of the tokens before the lookup token, in every later layer (the *prefix*,
   padded on the left, so that distances between indices are distances between positions, which
   sliding windows and ALiBi rely on).
 
-A step then runs the model on the other tokens (the *suffix*, padded on the right) with the layers
-up to the changed one replaced by pass-throughs (but for the layer itself where its projection is
-changed), and the output head on the wanted positions only. Nothing is approximated.
+A step then runs the model on the other tokens (the *suffix*) with the layers up to the changed one
+replaced by pass-throughs, and the output head on the wanted positions only. Nothing is
+approximated. Where the model allows it, suffixes stand in one row without padding
+(`PackedSuffixes`), else they are padded on the right (`PaddedSuffixes`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, Protocol, Self
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from langedit.editing.forwards import Forward, head_on_tokens, on_tokens, replace_forwards
-from langedit.editing.passes import TokenStates, begin_after, begin_at, pass_on
+from langedit.editing.packed_suffixes import PackedSuffixes
+from langedit.editing.padded_suffixes import PaddedSuffixes
+from langedit.editing.passes import TokenStates
 from langedit.editing.prefix_cache import PrefixCache
-from langedit.editing.suffix_batch import SuffixBatch, SuffixRow
+from langedit.editing.suffix_batch import SuffixRow
 from langedit.models import EditableModel
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SuffixRunner:
-    """Logits of a batch of rows as a function of a change at one layer and one token a row.
-
-    Attributes:
-        model: the model; a step leaves it as it was.
-        layer: index of the layer whose output, or the output of whose projection, is changed.
-        loss_layer: index of the layer whose output the final norm and the head read; the last one
-            for the model's own logits.
-        hidden: (rows, suffix, d_model) outputs of the changed layer or projection, in the model's
-            dtype.
-        entering: (rows, suffix, d_model) what enters the layer, where its projection is changed;
-            else `None`.
-        batch: the suffixes' tokens.
-        cache: the prefixes; `None` where suffixes are whole sequences.
-    """
-
-    model: EditableModel
-    layer: int
-    loss_layer: int
-    hidden: Tensor
-    entering: Tensor | None
-    batch: SuffixBatch
-    cache: PrefixCache | None
-
-    @classmethod
-    def build(
-        cls,
-        model: EditableModel,
-        rows: Sequence[SuffixRow],
-        layer: int,
-        loss_layer: int,
-        *,
-        site: Literal["layer", "projection"],
-        max_tokens: int,
-        use_cache: bool = True,
-    ) -> SuffixRunner:
-        """Run the parts that do not depend on the change.
-
-        Args:
-            model: the model.
-            rows: the sequences; wanted positions lie at or after the lookup token.
-            layer: index of the layer whose output is changed.
-            loss_layer: index of the layer that is read.
-            site: whether the output of the whole layer is changed, or of its edited projection.
-            max_tokens: tokens in one forward pass of these parts.
-            use_cache: keep keys and values of the prefixes where the model's kind of cache allows
-                it; else whole sequences are run at each step. Both give the same numbers.
-        """
-        ids = [row.ids for row in rows]
-        first = layer if site == "projection" else layer + 1
-        if site == "projection":
-            before, states = TokenStates.around_projection(model, ids, layer, max_tokens)
-        else:
-            before = states = TokenStates.compute(model, ids, layer, max_tokens)
-        prefixes = [row.ids[: row.lookup] for row in rows]
-        cache = None
-        if use_cache and any(prefixes):
-            cache = PrefixCache.compute(model, before, prefixes, first, loss_layer, max_tokens)
-        cut = cache is not None
-        suffixes = [
-            index[row.lookup if cut else 0 :] for row, index in zip(rows, states.index, strict=True)
-        ]
-        return cls(
-            model=model,
-            layer=layer,
-            loss_layer=loss_layer,
-            hidden=states.rectangle(suffixes),
-            entering=before.rectangle(suffixes) if site == "projection" else None,
-            batch=SuffixBatch.build(rows, model.pad_id, cut=cut),
-            cache=cache,
-        )
+class Suffixes(Protocol):
+    """Logits of a batch of rows as a function of a change at one layer and one token a row."""
 
     @property
     def at_lookup(self) -> Tensor:
         """(rows, d_model) outputs of the changed layer or projection at the lookup tokens."""
-        return self.hidden[torch.arange(len(self.hidden)), self.batch.lookup]
+        ...
 
     def logits(self, delta: Tensor) -> Tensor:
         """Logits at the wanted positions, row after row, with `delta` added.
@@ -117,88 +47,47 @@ class SuffixRunner:
         Returns:
             (wanted positions of all rows, vocabulary) float32, differentiable in `delta`.
         """
-        rows = torch.arange(len(self.hidden), device=self.hidden.device)
-        delta = delta.to(self.hidden.device)
-        changed = (self.at_lookup.float() + delta).to(self.hidden.dtype)
-        hidden = self.hidden.index_put((rows, self.batch.lookup.to(rows.device)), changed)
-        with (
-            replace_forwards(self._forwards(hidden)),
-            head_on_tokens(self.model, *self.batch.wanted),
-        ):
-            output = self.model.model(**self._inputs())
-        logits: Tensor = output.logits
-        return logits[0].float()
+        ...
 
-    def select(self, rows: Tensor) -> SuffixRunner:
+    def select(self, rows: Tensor) -> Self:
         """The same for some of the rows: `rows` is an int64 index, in rising order."""
-        batch = self.batch.select(rows)
-        length = batch.ids.shape[1]
+        ...
 
-        def chosen(states: Tensor) -> Tensor:
-            return states[rows.to(states.device), :length]
 
-        return replace(
-            self,
-            hidden=chosen(self.hidden),
-            entering=None if self.entering is None else chosen(self.entering),
-            batch=batch,
-            cache=None if self.cache is None else self.cache.select(rows, batch.prefix),
-        )
+def build_suffixes(
+    model: EditableModel,
+    rows: Sequence[SuffixRow],
+    layer: int,
+    loss_layer: int,
+    *,
+    site: Literal["layer", "projection"],
+    max_tokens: int,
+    use_cache: bool = True,
+) -> Suffixes:
+    """Run the parts that do not depend on the change.
 
-    def _inputs(self) -> dict[str, Any]:
-        """Keyword arguments of the model for the suffix tokens."""
-        batch, device = self.batch, self.model.device
-        inputs: dict[str, Any] = {
-            "input_ids": batch.ids.to(device),
-            "attention_mask": batch.mask.to(device),
-            "use_cache": self.cache is not None,
-        }
-        if self.cache is not None:
-            inputs["past_key_values"] = self.cache.fresh()
-        if self.model.takes("position_ids"):
-            inputs["position_ids"] = batch.position_ids.to(device)
-        return inputs
-
-    def _forwards(self, hidden: Tensor) -> list[tuple[nn.Module, Forward]]:
-        """What modules do instead of their own work in a step.
-
-        Layers up to the changed one give `hidden`, and those after the loss layer pass their input
-        on; where a projection is changed, it gives `hidden` instead, and its layer begins with what
-        entered it. In the layers that run, linear modules and MLPs skip padding, and the MLP of the
-        last of them every token whose logits nobody wants.
-        """
-        model, end, behaviour = self.model, self.loss_layer, self.model.behaviour
-        if self.entering is None:
-            first, forwards = self.layer + 1, begin_after(model, self.layer, hidden)
-        else:
-            first, forwards = self.layer, begin_at(model, self.layer, self.entering)
-        forwards += [
-            (model.layer(i), pass_on(model)) for i in range(end + 1, model.structure.n_layers)
-        ]
-        for i in range(first, end + 1):
-            block = model.layer(i)
-            parts = [(name, self.batch.tokens) for name in behaviour.linears]
-            if behaviour.mlp is not None:
-                parts.append((behaviour.mlp, self._mlp_tokens(i)))
-            for name, tokens in parts:
-                module = block.get_submodule(name)
-                forwards.append((module, on_tokens(module, *tokens)))
-        if self.entering is not None:  # last: the projection may be among the linear modules
-            forwards.append((model.projection(self.layer), self._projecting(hidden)))
-        return forwards
-
-    def _mlp_tokens(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Row and column of the tokens that the MLP of a layer is run on."""
-        return self.batch.wanted if layer == self.loss_layer else self.batch.tokens
-
-    def _projecting(self, hidden: Tensor) -> Forward:
-        """A `forward` that gives `hidden` at the tokens on which the MLP around it is run."""
-        given = hidden.flatten(0, 1)
-        if self.model.behaviour.mlp is not None:
-            rows, columns = self._mlp_tokens(self.layer)
-            given = given.index_select(0, (rows * hidden.shape[1] + columns).to(hidden.device))
-
-        def project(states: Tensor) -> Tensor:
-            return given.reshape(*states.shape[:-1], -1)
-
-        return project
+    Args:
+        model: the model.
+        rows: the sequences; wanted positions lie at or after the lookup token.
+        layer: index of the layer whose output is changed.
+        loss_layer: index of the layer that is read.
+        site: whether the output of the whole layer is changed, or of its edited projection.
+        max_tokens: tokens in one forward pass of these parts.
+        use_cache: keep keys and values of the prefixes where the model's kind of cache allows
+            it; else whole sequences are run at each step. Both give the same numbers.
+    """
+    ids = [row.ids for row in rows]
+    first = layer if site == "projection" else layer + 1
+    if site == "projection":
+        before, states = TokenStates.around_projection(model, ids, layer, max_tokens)
+    else:
+        before = states = TokenStates.compute(model, ids, layer, max_tokens)
+    prefixes = [row.ids[: row.lookup] for row in rows]
+    cache = None
+    if use_cache and any(prefixes):
+        cache = PrefixCache.compute(model, before, prefixes, first, loss_layer, max_tokens)
+    packs = model.behaviour.attention is not None and model.can_pack(max(map(len, ids)))
+    if packs and cache is not None and site == "layer":
+        return PackedSuffixes.build(model, rows, layer, loss_layer, states, cache)
+    entering = before if site == "projection" else None
+    return PaddedSuffixes.build(model, rows, layer, loss_layer, states, entering, cache)

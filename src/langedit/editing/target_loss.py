@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from langedit.editing.requests import EditRequest
-from langedit.editing.suffix import SuffixRunner
+from langedit.editing.suffix import Suffixes, build_suffixes
 from langedit.editing.suffix_batch import SuffixRow
 from langedit.models import EditableModel
 
@@ -50,7 +50,7 @@ class Evaluation:
         terms: parts of the loss, each (n,).
         original: (KL positions, vocabulary) log-probabilities that the divergence is from: those
             at this delta, if there were none before.
-        gradient: makes the gradient of the sum of the facts' losses in delta, (n, d_model).
+        gradient: makes the gradient of the sum of the facts' losses in delta, (n, d_model); once.
     """
 
     terms: LossTerms
@@ -68,7 +68,7 @@ class TargetLoss:
     the first evaluation, where delta is 0.
     """
 
-    runner: SuffixRunner
+    suffixes: Suffixes
     config: EditConfig
     initial_hidden: Tensor
     row_fact: Tensor
@@ -108,7 +108,7 @@ class TargetLoss:
         loss_layer = (
             model.structure.n_layers - 1 if config.loss_layer is None else config.loss_layer
         )
-        runner = SuffixRunner.build(
+        suffixes = build_suffixes(
             model,
             rows,
             layer,
@@ -117,11 +117,11 @@ class TargetLoss:
             max_tokens=config.micro_batch_tokens,
             use_cache=use_cache,
         )
-        device = runner.hidden.device
+        device = suffixes.at_lookup.device
         return cls(
-            runner=runner,
+            suffixes=suffixes,
             config=config,
-            initial_hidden=runner.at_lookup[bare].float(),
+            initial_hidden=suffixes.at_lookup[bare].float(),
             row_fact=torch.tensor(owners, device=device),
             wanted_fact=torch.tensor([fact for fact, _, _ in wanted], device=device),
             token=torch.tensor([token for _, token, _ in wanted], device=device),
@@ -137,11 +137,10 @@ class TargetLoss:
         """
         with torch.set_grad_enabled(gradient):
             moved = delta.detach().requires_grad_(gradient)
-            logits = self.runner.logits(moved[self.row_fact])
-        scores = logits.detach()
-        size = scores.logsumexp(dim=1)
+            logits = self.suffixes.logits(moved[self.row_fact])
+        scores = logits.detach().log_softmax(dim=1)
         kl_rows = (self.token < 0).nonzero().squeeze(1).to(scores.device)
-        at_kl = scores[kl_rows] - size[kl_rows].unsqueeze(1)
+        at_kl = scores[kl_rows]
         original = self.original if self.original is not None else at_kl
         away = at_kl - original
         divergence = (at_kl.exp() * away).sum(dim=1)
@@ -149,7 +148,7 @@ class TargetLoss:
         is_target = self.token >= 0
         token = self.token.clamp(min=0).to(scores.device).unsqueeze(1)
         at_token = scores.gather(1, token).squeeze(1)
-        picked = (at_token - size).to(delta.device)
+        picked = at_token.to(delta.device)
         zeros = torch.zeros(len(delta), device=delta.device)
         shares = torch.where(is_target, -self.weight * picked, 0.0)
         nll = zeros.index_add(0, self.wanted_fact, shares)
@@ -160,7 +159,7 @@ class TargetLoss:
         def slope() -> Tensor:
             """Derivative of all facts' losses in the logits, (wanted, vocabulary)."""
             weight = self.weight.to(scores.device).unsqueeze(1)
-            found = (scores - size.unsqueeze(1)).exp_().mul_(weight)
+            found = scores.exp_().mul_(weight)  # nobody reads the scores again
             found.scatter_add_(1, token, -weight)  # rows of the divergence are replaced below
             curved = at_kl.exp() * (away - divergence.unsqueeze(1))
             found[kl_rows] = self.config.kl_weight * curved
@@ -187,9 +186,9 @@ class TargetLoss:
         """How far each fact's least safe target token is ahead of every other token (n,), in nats.
 
         Args:
-            scores: (wanted, vocabulary) logits.
+            scores: (wanted, vocabulary) log-probabilities.
             token: (wanted, 1) ids of the target tokens; any at KL positions.
-            at_token: (wanted,) logits of these.
+            at_token: (wanted,) log-probabilities of these.
         """
         facts, device = len(self.initial_hidden), self.initial_hidden.device
         if self.config.stop_margin is None:
@@ -212,7 +211,7 @@ class TargetLoss:
             original = original[of_kl.to(original.device)]
         return replace(
             self,
-            runner=self.runner.select(rows.nonzero().squeeze(1).cpu()),
+            suffixes=self.suffixes.select(rows.nonzero().squeeze(1).cpu()),
             row_fact=self.row_fact[rows],
             wanted_fact=self.wanted_fact[wanted],
             token=self.token[wanted],

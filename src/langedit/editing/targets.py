@@ -75,7 +75,7 @@ def optimise_targets(
             nonetheless, the facts are halved until they fit.
         site: what delta is added to: the output of the last edited layer, as in MEMIT, or of the
             edited projection in it, as in ROME. "Hidden state" then means that output.
-        use_cache: as for `SuffixRunner.build`.
+        use_cache: as for `build_suffixes`.
         processes: each optimises its share of the micro-batches, which do not depend on their
             number; all get the result, other processes' rows on the CPU.
 

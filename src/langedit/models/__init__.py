@@ -1,5 +1,6 @@
 """What is edited: loading, structure, hooks, token positions, identity."""
 
+from langedit.models.attention import Attention, replace_attention
 from langedit.models.chat import ChatSettings, answer_text, render_prompt
 from langedit.models.editable import EditableModel
 from langedit.models.hooks import Recorder, hidden_of, replace_output
@@ -21,6 +22,7 @@ from langedit.models.saving import save_weights
 from langedit.models.structure import ModelStructure, find_structure
 
 __all__ = [
+    "Attention",
     "ChatSettings",
     "DeviceMap",
     "EditableModel",
@@ -42,6 +44,7 @@ __all__ = [
     "load_model",
     "pad_batch",
     "render_prompt",
+    "replace_attention",
     "replace_output",
     "require_savable",
     "save_weights",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from langedit.models.attention import Attention, replace_attention
 from langedit.models.hooks import Recorder
 from langedit.models.offload import input_device
 from langedit.models.structure import ModelStructure
@@ -34,12 +36,16 @@ class LayerBehaviour:
         linears: names, within a layer, of linear modules outside the MLP that do so too.
         packs: whether several sequences may share a row under a mask of their own. A model on the
             meta device is taken not to: it has no values that could be compared.
+        attention: name, within a layer, of the module that calls transformers' attention interface
+            once in every layer (`replace_attention`); `None` where there is none such, or where
+            sequences cannot share a row.
     """
 
     tuple_length: int | None
     mlp: str | None
     linears: tuple[str, ...]
     packs: bool
+    attention: str | None
 
     @classmethod
     def of(cls, model: PreTrainedModel, structure: ModelStructure) -> LayerBehaviour:
@@ -71,12 +77,45 @@ class LayerBehaviour:
             seen = [part.get(f"{first}.{name}") for part in (record.inputs, record.outputs)]
             return all(states is not None and states.shape[:2] == ids.shape for states in seen)
 
+        callers: list[nn.Module] = []
+        with replace_attention(partial(_noting, callers)):
+            packs = _packs(model, structure)
         return cls(
             tuple_length=lengths[0],
             mlp=mlp if mlp and by_token(mlp) else None,
             linears=tuple(name for name in linears if by_token(name)),
-            packs=_packs(model, structure),
+            packs=packs,
+            attention=_attention(model, structure, callers) if packs else None,
         )
+
+
+def _noting(callers: list[nn.Module], attention: Attention) -> Attention:
+    """Attention that writes down which modules called it."""
+
+    def attend(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+        callers.append(module)
+        return attention(module, *args, **kwargs)
+
+    return attend
+
+
+def _attention(
+    model: PreTrainedModel, structure: ModelStructure, callers: Sequence[nn.Module]
+) -> str | None:
+    """The name that callers have in their layers, where every layer has one, in three passes."""
+    blocks = [model.get_submodule(f"{structure.layers}.{i}") for i in range(structure.n_layers)]
+    if len(callers) != 3 * len(blocks):
+        return None
+    names = {
+        name
+        for block, caller in zip(blocks, callers, strict=False)
+        for name, module in block.named_modules()
+        if module is caller
+    }
+    name = next(iter(names), "")
+    found = [dict(block.named_modules()).get(name) for block in blocks]
+    alike = len(names) == 1 and all(a is b for a, b in zip(callers, found * 3, strict=True))
+    return name if alike else None
 
 
 def attention_window(model: PreTrainedModel) -> int | None:

@@ -1,0 +1,170 @@
+"""Suffixes in one row give what padded rows give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from edits import FACTS, PREFIXES, settings
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import FAMILIES, tiny_editable
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from langedit.editing import optimise_targets, prepare_request
+from langedit.editing.packed_suffixes import _CALL, _SHARE, PackedSuffixes, _alike
+from langedit.editing.padded_suffixes import PaddedSuffixes
+from langedit.editing.suffix import Suffixes, build_suffixes
+from langedit.editing.suffix_batch import SuffixRow
+from langedit.models import Attention, EditableModel, replace_attention
+
+# Their attention is their own, or no mask keeps sequences in one row apart.
+OTHERS = {"gemma2", "gptj", "bloom", "falcon", "falcon_new"}
+PACKING = [family for family in FAMILIES if family not in OTHERS]
+
+
+def rows_of(model: EditableModel) -> list[SuffixRow]:
+    """Contexts of all facts, some without a prefix, of many lengths."""
+    rows = []
+    for fact in FACTS:
+        request = prepare_request(model, fact, PREFIXES.of(fact.language), settings())
+        for prompt in request.prompts:
+            ids = (*prompt.ids, *request.target_ids)
+            rows.append(SuffixRow(ids=ids, lookup=prompt.lookup, wanted=(len(ids) - 2,)))
+    first = rows[0].ids
+    rows.append(SuffixRow(ids=first, lookup=0, wanted=(0, len(first) - 1)))
+    rows.append(SuffixRow(ids=first[:3], lookup=2, wanted=(2,)))
+    return rows
+
+
+def built(model: EditableModel, rows: list[SuffixRow], loss_layer: int = 2) -> Suffixes:
+    return build_suffixes(model, rows, 0, loss_layer, site="layer", max_tokens=200)
+
+
+def padded(model: EditableModel, rows: list[SuffixRow], loss_layer: int = 2) -> Suffixes:
+    known = model.behaviour
+    model.__dict__["behaviour"] = replace(known, attention=None)
+    try:
+        return built(model, rows, loss_layer)
+    finally:
+        model.__dict__["behaviour"] = known
+
+
+def logits_and_slope(own: Suffixes, delta: Tensor) -> tuple[Tensor, Tensor]:
+    moved = delta.clone().requires_grad_(True)
+    logits = own.logits(moved)
+    (slope,) = torch.autograd.grad(logits.square().sum(), moved)
+    return logits.detach(), slope
+
+
+@pytest.mark.parametrize("loss_layer", [2, 1])
+@pytest.mark.parametrize("family", PACKING)
+def test_logits_and_slopes_are_those_of_padded_rows(family: str, loss_layer: int) -> None:
+    model = tiny_editable(family)
+    model.model.requires_grad_(False)
+    rows = rows_of(model)
+    ours, theirs = built(model, rows, loss_layer), padded(model, rows, loss_layer)
+    assert isinstance(ours, PackedSuffixes)
+    assert isinstance(theirs, PaddedSuffixes)
+    delta = torch.randn(len(rows), model.structure.d_model, generator=torch.Generator())
+    kept = torch.tensor([1, 2, 5, len(rows) - 2, len(rows) - 1])
+    for mine, other, own in (
+        (ours, theirs, delta),
+        (ours.select(kept), theirs.select(kept), delta[kept]),
+        (ours.select(kept).select(torch.tensor([4])), theirs.select(kept[4:]), delta[kept[4:]]),
+    ):
+        assert torch.equal(mine.at_lookup, other.at_lookup)
+        for found, expected in zip(
+            logits_and_slope(mine, own), logits_and_slope(other, own), strict=True
+        ):
+            assert (found - expected).norm() <= 2e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("family", sorted(OTHERS))
+def test_models_with_attention_of_their_own_get_padded_rows(family: str) -> None:
+    model = tiny_editable(family)
+    assert model.behaviour.attention is None
+    assert isinstance(built(model, rows_of(model)), PaddedSuffixes)
+
+
+def test_so_do_models_that_were_loaded_with_eager_attention() -> None:
+    model = tiny_editable("llama", attn_implementation="eager")
+    assert model.behaviour.attention is None
+
+
+def test_so_do_those_whose_attention_is_not_alike_in_all_layers() -> None:
+    model = tiny_editable("llama")
+    block = model.model.model.layers[1]
+    own = block.self_attn
+
+    class Twice(torch.nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            own(*args, **kwargs)
+            return own(*args, **kwargs)
+
+    block.self_attn = Twice()
+    assert model.behaviour.packs
+    assert model.behaviour.attention is None
+
+
+def test_every_token_is_there_once() -> None:
+    model = tiny_editable("llama")
+    rows = rows_of(model)
+    own = built(model, rows)
+    assert isinstance(own, PackedSuffixes)
+    assert len(own.hidden) == sum(len(row.ids) - row.lookup for row in rows)
+    tokens = torch.cat([group.tokens[group.filled] for group in own.groups])
+    assert tokens.sort().values.tolist() == list(range(len(own.hidden)))
+    members = torch.cat([group.rows for group in own.groups])
+    assert members.sort().values.tolist() == list(range(len(rows)))
+
+
+def test_other_models_keep_their_attention_and_it_comes_back() -> None:
+    model, other = tiny_editable("llama"), tiny_editable("qwen2")
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    ids = torch.tensor([[5, 6, 7]])
+    expected = other.model(input_ids=ids).logits
+    seen: list[Tensor] = []
+    inner = model.layer(1).forward
+
+    def run_other(*args: Any, **kwargs: Any) -> Any:
+        seen.append(other.model(input_ids=ids).logits)
+        return inner(*args, **kwargs)
+
+    model.layer(1).forward = run_other  # type: ignore[method-assign]
+    request = prepare_request(model, FACTS[0], PREFIXES.of("en"), settings())
+    optimise_targets(model, [request], settings(layers=(0,), value_steps=2))
+    assert len(seen) > 2
+    assert all(torch.equal(own, expected) for own in seen)
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before
+
+    def make(_attention: Attention) -> Attention:
+        return before
+
+    with pytest.raises(KeyError), replace_attention(make):
+        raise KeyError
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before
+
+
+lengths = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40)), min_size=1, max_size=60)
+
+
+@given(lengths)
+def test_rows_share_calls_while_padding_is_cheap(rows: list[tuple[int, int]]) -> None:
+    before, after = [past for past, _ in rows], [own for _, own in rows]
+    groups = _alike(before, after)
+    assert sorted(row for group in groups for row in group) == list(range(len(rows)))
+    needed = [own * (past + own) for past, own in rows]
+    limit = max(_CALL, _SHARE * sum(needed))
+    for group in groups:
+        width = max(after[i] for i in group)
+        slots = len(group) * width * (max(before[i] for i in group) + width)
+        assert slots - sum(needed[i] for i in group) <= limit
+
+
+def test_few_short_rows_are_one_call() -> None:
+    assert len(_alike([3, 0, 9], [2, 4, 1])) == 1
+    assert len(_alike([10] * 100 + [500] * 100, [5] * 100 + [2] * 100)) == 2
