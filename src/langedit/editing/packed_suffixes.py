@@ -122,9 +122,9 @@ class PackedSuffixes:
         layer: index of the layer whose output is changed.
         loss_layer: index of the layer whose output the final norm and the head read.
         hidden: (tokens, d_model) outputs of the changed layer, in the model's dtype.
-        ids: (tokens,) token ids, like the next on the CPU.
+        ids: (tokens,) token ids, like the next where the model takes them.
         position_ids: (tokens,) positions in the whole sequences.
-        row: (tokens,) int64, to which row a token belongs.
+        row: (tokens,) int64, to which row a token belongs; like the next two on the CPU.
         lookup: (rows,) int64, which tokens are lookup tokens.
         wanted: (m,) int64, the tokens whose logits are wanted.
         groups: which rows are together in attention.
@@ -172,6 +172,8 @@ class PackedSuffixes:
             for row, start in zip(rows, starts.tolist(), strict=True)
             for at in row.wanted
         ]
+        ids = [token for row in rows for token in row.ids[row.lookup :]]
+        positions = [torch.arange(row.lookup, len(row.ids)) for row in rows]
         groups = []
         for members in _alike(before.tolist(), after.tolist()):
             at = torch.tensor(members)
@@ -183,8 +185,8 @@ class PackedSuffixes:
             layer=layer,
             loss_layer=loss_layer,
             hidden=states.values[torch.cat(index).to(states.values.device)],
-            ids=torch.tensor([token for row in rows for token in row.ids[row.lookup :]]),
-            position_ids=torch.cat([torch.arange(row.lookup, len(row.ids)) for row in rows]),
+            ids=torch.tensor(ids, device=model.device),
+            position_ids=torch.cat(positions).to(model.device),
             row=torch.arange(len(rows)).repeat_interleave(after),
             lookup=starts,
             wanted=torch.tensor(wanted),
@@ -211,8 +213,8 @@ class PackedSuffixes:
             head_on_tokens(model, torch.zeros_like(self.wanted), self.wanted),
         ):
             output = model.model(
-                input_ids=self.ids.unsqueeze(0).to(model.device),
-                position_ids=self.position_ids.unsqueeze(0).to(model.device),
+                input_ids=self.ids.unsqueeze(0),
+                position_ids=self.position_ids.unsqueeze(0),
                 attention_mask=blind.expand(1, 1, count, count),
                 use_cache=False,
             )
@@ -232,8 +234,8 @@ class PackedSuffixes:
         return replace(
             self,
             hidden=self.hidden[tokens.to(self.hidden.device)],
-            ids=self.ids[tokens],
-            position_ids=self.position_ids[tokens],
+            ids=self.ids[tokens.to(self.ids.device)],
+            position_ids=self.position_ids[tokens.to(self.ids.device)],
             row=number[self.row[tokens]],
             lookup=moved[self.lookup[rows]],
             wanted=wanted[wanted >= 0],
@@ -304,4 +306,4 @@ def _order(groups: Sequence[_Group]) -> Tensor:
     """Where each token is in what the groups give, one after the other, padding included."""
     tokens = torch.cat([own.tokens.cpu()[own.filled] for own in groups])
     places = torch.cat([own.filled.flatten() for own in groups]).nonzero().squeeze(1)
-    return places[tokens.argsort()]
+    return places[tokens.argsort()].to(groups[0].tokens.device)
