@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from edits import FACTS, PREFIXES, settings
 from hypothesis import given
 from hypothesis import strategies as st
+from pretend import pretend_devices
 from tiny import FAMILIES, tiny_editable
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -21,6 +23,15 @@ from langedit.editing.suffix import Suffixes, build_suffixes
 from langedit.editing.suffix_batch import SuffixRow
 from langedit.models import Attention, EditableModel, replace_attention
 
+DEVICES = {
+    "model.embed_tokens": "lazy:0",
+    "model.rotary_emb": "lazy:0",
+    "model.layers.0": "lazy:0",
+    "model.layers.1": "lazy:1",
+    "model.layers.2": "lazy:2",
+    "model.norm": "lazy:2",
+    "lm_head": "lazy:3",
+}
 # Their attention is their own, or no mask keeps sequences in one row apart.
 OTHERS = {"gemma2", "gptj", "bloom", "falcon", "falcon_new"}
 PACKING = [family for family in FAMILIES if family not in OTHERS]
@@ -108,6 +119,24 @@ def test_so_do_those_whose_attention_is_not_alike_in_all_layers() -> None:
     block.self_attn = Twice()
     assert model.behaviour.packs
     assert model.behaviour.attention is None
+
+
+def test_layers_on_several_devices() -> None:
+    config = settings(layers=(0,))
+
+    def targets(model: EditableModel) -> Tensor:
+        requests = [
+            prepare_request(model, fact, PREFIXES.of(fact.language), config) for fact in FACTS
+        ]
+        assert model.behaviour.attention == "self_attn"
+        return optimise_targets(model, requests, config).target_hidden.cpu()
+
+    alone = targets(tiny_editable("llama"))
+    with pretend_devices():
+        spread = tiny_editable("llama")
+        accelerate.dispatch_model(spread.model, DEVICES)
+        found = targets(spread)
+    assert (found - alone).norm() <= 1e-5 * alone.norm()
 
 
 def test_every_token_is_there_once() -> None:
