@@ -97,5 +97,5 @@ def test_what_a_state_shares_stays_shared() -> None:
         assert moved.solver is not None
         assert moved.solver.closed is not None
         assert moved.solver.projector is moved.projector
-        tensors = [moved.history, moved.solver.factor, moved.solver.closed.basis]
+        tensors = [moved.history, *moved.solver.tensors, moved.solver.closed.basis]
         assert {tensor.device.type for tensor in tensors} == {"lazy"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -162,6 +163,47 @@ def test_forbidden_directions_equal_an_extended_projector(count: int) -> None:
     if count:  # control: without them the update reads these directions
         free = solver.update(p.keys, p.residuals, history=p.history)
         assert torch.linalg.matrix_norm(free.dense() @ forbidden) > 1e-2
+
+
+def skewed(condition: float) -> SecondMoment:
+    """A moment whose eigenvalues fall from 1 to 1/condition."""
+    vectors, _ = torch.linalg.qr(randn(D_IN, D_IN, seed=21))
+    values = torch.logspace(0, -math.log10(condition), D_IN, dtype=torch.float64)
+    return SecondMoment(count=1000, mean=(vectors * values) @ vectors.T)
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e7, 1e12])
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_the_null_space_of_the_moment_itself_needs_no_factor(
+    condition: float, share: float
+) -> None:
+    p, moment = Problem(), skewed(condition)
+    projector = NullSpaceProjector.from_moment(moment, null_share=share)
+    later = projector.extend(randn(3, D_IN, seed=9), 1e-9)
+    fast = MomentSolver.from_null_space(projector, moment, 3.0, ridge=1e-3)
+    general = MomentSolver.from_projected(projector, moment, 3.0, ridge=1e-3)
+    for history in (None, p.history):
+        expected = general.update(p.keys, p.residuals, history=history).dense()
+        close(fast.update(p.keys, p.residuals, history=history), expected, 1e-9)
+        expected = general.within(later).update(p.keys, p.residuals, history=history).dense()
+        found = fast.within(later).update(p.keys, p.residuals, history=history)
+        close(found, expected, 1e-9)
+        size = torch.linalg.matrix_norm(found.dense())
+        assert torch.linalg.matrix_norm(found.dense() @ later.basis) <= 1e-12 * size
+    assert fast.tensors[0].shape == (D_IN, projector.left)
+
+
+def test_another_projector_is_refused() -> None:
+    moment = skewed(100.0)
+    own = NullSpaceProjector.from_moment(moment, null_share=0.5)
+    others = (
+        own.extend(randn(1, D_IN, seed=9), 1e-9),
+        NullSpaceProjector.empty(D_IN),
+        NullSpaceProjector.from_moment(skewed(1e6), null_share=0.4),
+    )
+    for other in others:
+        with pytest.raises(NumericalError, match="use from_projected"):
+            MomentSolver.from_null_space(other, moment, 1.0, ridge=1.0)
 
 
 def test_forbidden_directions_without_a_projector() -> None:

@@ -122,7 +122,7 @@ def _tensors(state: LayerState) -> list[Tensor]:
     if state.projector is not None:
         found.append(state.projector.basis)
     if state.solver is not None:
-        found.append(state.solver.factor)
+        found += state.solver.tensors
     if state.moment is not None:
         found.append(state.moment.mean)
     return found

@@ -80,6 +80,12 @@ class SecondMoment:
         """Return the same moment with its eigendecomposition at hand, or without it."""
         return SecondMoment(count=self.count, mean=self.mean, spectrum=spectrum)
 
+    def decomposed(self) -> SecondMoment:
+        """Return the same moment with its eigendecomposition, made here where it has none."""
+        if self.spectrum is not None:
+            return self
+        return self.with_spectrum(Spectrum.of(self.mean))
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SecondMoment:

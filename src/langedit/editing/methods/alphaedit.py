@@ -47,11 +47,13 @@ class AlphaEdit(ClosedForm):
 
     def start(self, layer: int, moment: SecondMoment) -> LayerState:
         """Keeps the projector, and the factored moment where the corpus is weighed."""
+        moment = moment.decomposed()
         projector = self.cut.of(moment)
         ridge = self.ridge.of(moment, projector)
         solver = None
         if self.corpus_weight:
-            solver = MomentSolver.from_projected(projector, moment, self.corpus_weight, ridge=ridge)
+            weight = self.corpus_weight
+            solver = MomentSolver.from_null_space(projector, moment, weight, ridge=ridge)
         return LayerState.begin(moment, projector=projector, solver=solver, ridge=ridge)
 
     def solve(self, state: LayerState, keys: Tensor, residuals: Tensor) -> LowRankUpdate:

@@ -78,6 +78,7 @@ class LangEdit(ClosedForm):
 
     def start(self, layer: int, moment: SecondMoment) -> LayerState:
         """Keeps the projector; the moment where it is refreshed; its factor where it is weighed."""
+        moment = moment.decomposed()
         projector = self.cut.of(moment)
         ridge = self.ridge.of(moment, projector)
         if self.projection != "orthogonal":
@@ -86,7 +87,8 @@ class LangEdit(ClosedForm):
             )
         solver = None
         if self.corpus_weight:
-            solver = MomentSolver.from_projected(projector, moment, self.corpus_weight, ridge=ridge)
+            weight = self.corpus_weight
+            solver = MomentSolver.from_null_space(projector, moment, weight, ridge=ridge)
         return LayerState.begin(moment, projector=projector, ridge=ridge, solver=solver)
 
     def solve(self, state: LayerState, keys: Tensor, residuals: Tensor) -> LowRankUpdate:

@@ -1,0 +1,201 @@
+"""Solves against a corpus's second moment, which is factored once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from langedit.errors import NumericalError
+from langedit.linalg.checks import require_positive, require_rows
+from langedit.linalg.moments import SecondMoment
+from langedit.linalg.projector import SMALLEST_TOLERANCE, NullSpaceProjector
+from langedit.linalg.ridge import require_space_left, ridge_directions, stack_operands
+from langedit.linalg.updates import LowRankUpdate
+from langedit.linalg.whitening import SpectralWhitening, TriangularWhitening, Whitening
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MomentSolver:
+    """Solves against a regulariser `A` that a second moment gives.
+
+    Attributes:
+        whitening: Coordinates in which `A` is the identity.
+        projector: The projector whose null space `A` was restricted to, or `None`. Updates stay
+            within it.
+        closed: In those coordinates, forbids what `within` has added to that projector.
+    """
+
+    whitening: Whitening
+    projector: NullSpaceProjector | None = None
+    closed: NullSpaceProjector | None = None
+
+    @classmethod
+    def from_moment(cls, moment: SecondMoment, weight: float) -> MomentSolver:
+        """Factor `A = weight·C0` (MEMIT).
+
+        Raises:
+            ConfigError: When `weight` is not a finite number above zero.
+            NumericalError: When the moment is singular to working precision.
+        """
+        require_positive("moment_weight", weight)
+        return cls(whitening=TriangularWhitening.of(moment.mean.to(torch.float64) * weight))
+
+    @classmethod
+    def from_projected(
+        cls,
+        projector: NullSpaceProjector,
+        moment: SecondMoment,
+        weight: float,
+        *,
+        ridge: float,
+    ) -> MomentSolver:
+        """Factor `A = weight·P C0 P + ridge·I`, the symmetric form of "projected and weighed".
+
+        Range and kernel of `P` are invariant under `A`, so solving with projected keys equals
+        solving within the null space alone. Serves any projector; `from_null_space` is several
+        times cheaper where the projector is that of this very moment.
+
+        Raises:
+            ConfigError: When `weight` or `ridge` is not a finite number above zero.
+            NumericalError: When widths differ or nothing is left of the null space.
+        """
+        require_positive("moment_weight", weight)
+        require_positive("ridge", ridge)
+        require_space_left(projector)
+        weighed = projector.apply(projector.apply(moment.mean).T) * weight
+        weighed = (weighed + weighed.T) / 2
+        weighed.diagonal().add_(ridge)
+        return cls(whitening=TriangularWhitening.of(weighed), projector=projector)
+
+    @classmethod
+    def from_null_space(
+        cls,
+        projector: NullSpaceProjector,
+        moment: SecondMoment,
+        weight: float,
+        *,
+        ridge: float,
+    ) -> MomentSolver:
+        """Return the solver of `from_projected` for the projector that the moment itself gives.
+
+        Args:
+            projector: `NullSpaceProjector.from_moment` of this moment, not extended.
+            moment: `C0`; it may bring its decomposition along.
+            weight: `λ`.
+            ridge: `L2`.
+
+        Raises:
+            ConfigError: When `weight` or `ridge` is not a finite number above zero.
+            NumericalError: When nothing is left of the null space, or the projector is not that of
+                the moment.
+        """
+        require_space_left(projector)
+        threshold = projector.threshold
+        if threshold is not None:
+            own = SpectralWhitening.of(moment, threshold, weight, ridge=ridge)
+            if own.d_in == projector.d_in and own.width == projector.left:
+                return cls(whitening=own, projector=projector)
+        raise NumericalError(
+            "projector: expected the one that this moment gives, got another; use from_projected"
+        )
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What `A` is kept as."""
+        return self.whitening.tensors
+
+    def update(
+        self,
+        keys: Tensor,
+        residuals: Tensor,
+        *,
+        history: Tensor | None = None,
+    ) -> LowRankUpdate:
+        """Return `ΔW = Rᵀ K (A + Σ h hᵀ + Σ k kᵀ)⁻¹`, all keys projected if there is a projector.
+
+        Args:
+            keys: `(n, d_in)`.
+            residuals: `(n, d_out)`.
+            history: `(m, d_in)` or `None`.
+
+        Raises:
+            NumericalError: When shapes differ or values are not finite.
+        """
+        device, width = self.whitening.tensors[0].device, self.whitening.d_in
+        rows, count, left = stack_operands(keys, residuals, history, width, device)
+        if self.projector is not None and not self.whitening.projects:
+            rows = self.projector.apply(rows)
+        right = self.directions(rows, count)
+        right = right if self.projector is None else self.projector.settle(right)
+        return LowRankUpdate(left=left, right=right)
+
+    def within(self, projector: NullSpaceProjector) -> MomentSolver:
+        """Return the solver for a projector that forbids more than this one's, `ΔW Q = 0` for it.
+
+        The result is that of a new factor, at the cost of the directions `Q` that were added.
+
+        Args:
+            projector: This solver's, or the empty one where there is none, after `extend`.
+        """
+        known = 0 if self.projector is None else self.projector.rank
+        added = projector.basis[:, known:]
+        if added.shape[1] == 0:
+            return self
+        # A direction q that must not be read is Wᵀq where A is the identity.
+        whitened = self.whitening.whiten(added.T.to(self.whitening.tensors[0]))
+        closed = self.closed or NullSpaceProjector.empty(self.whitening.width, whitened.device)
+        closed = closed.extend(whitened, SMALLEST_TOLERANCE)
+        return replace(self, projector=projector, closed=closed)
+
+    def to(self, device: torch.device, projector: NullSpaceProjector | None) -> MomentSolver:
+        """Return the same solver on another device, with its projector as it is there."""
+        closed = None if self.closed is None else self.closed.to(device)
+        return MomentSolver(whitening=self.whitening.to(device), projector=projector, closed=closed)
+
+    def directions(self, rows: Tensor, count: int) -> Tensor:
+        """Return the last `count` rows of `Z (A + ZᵀZ)⁻¹`, `(count, d_in)`, for `Z = rows`.
+
+        In the coordinates `F = Z W`, where `A` is the identity, this is a ridge solve, done
+        orthogonally to what is closed.
+        """
+        whitened = self.whitening.whiten(rows)
+        if self.closed is not None:
+            whitened = self.closed.apply(whitened)
+        solved = ridge_directions(whitened, count, 1.0)
+        if self.closed is not None:
+            solved = self.closed.settle(solved)
+        return self.whitening.back(solved)
+
+
+def rome_update(solver: MomentSolver, read: Tensor, key: Tensor, residual: Tensor) -> LowRankUpdate:
+    """Return the rank-one `ΔW = r uᵀ/(uᵀk)` with `u = A⁻¹ k̄` (ROME, eq. 2): exactly `ΔW k = r`.
+
+    Where `k̄ = k`, it is the `ΔW` that meets `ΔW k = r` with the smallest `tr(ΔW A ΔWᵀ)`.
+
+    Args:
+        solver: holds `A`, the second moment times any weight, which does not matter.
+        read: `k̄ (d_in,)`: the direction that the update reads before it is whitened. The
+            published code takes the mean of the key over contexts.
+        key: `k (d_in,)`: where the constraint holds; there it is the key of the bare prompt.
+        residual: `r (d_out,)`.
+
+    Raises:
+        NumericalError: When shapes differ, values are not finite, or `uᵀk` is zero to working
+            precision.
+    """
+    whitening = solver.whitening
+    device = whitening.tensors[0].device
+    rows = require_rows("keys", torch.stack([read, key]).to(device), whitening.d_in)
+    wanted = require_rows("residuals", residual.to(device).unsqueeze(0))
+    read_white, key_white = whitening.whiten(rows)
+    along = torch.dot(read_white, key_white)
+    size = torch.linalg.vector_norm(read_white) * torch.linalg.vector_norm(key_white)
+    if not along.abs() > torch.finfo(along.dtype).eps * size:
+        raise NumericalError(
+            "ROME: expected a key with a part along the direction that the update reads, got none "
+            "(uᵀk is 0): use prefixes in the language of the edit, or none (prefix_count = 0)"
+        )
+    direction = whitening.back(read_white.unsqueeze(0))
+    return LowRankUpdate(left=wanted.T.contiguous(), right=direction / along)
