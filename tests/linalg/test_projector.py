@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import weakref
+
 import oracles
 import pytest
 import torch
 
 from langedit.errors import ConfigError, NumericalError
-from langedit.linalg import NullSpaceProjector, SecondMoment, null_fraction
+from langedit.linalg import NullSpaceProjector, SecondMoment, null_fraction, projected_update
 
 D = 24
 
@@ -189,3 +191,52 @@ def test_rows_are_checked() -> None:
         projector.extend(torch.tensor([[1.0, float("inf"), 0.0]]), 1e-6)
     with pytest.raises(NumericalError, match="int64"):
         projector.apply(torch.ones(1, 3, dtype=torch.int64))
+
+
+# --- the keys of a batch are projected once -----------------------------------------------------
+
+
+def test_the_last_keys_are_projected_once() -> None:
+    projector = NullSpaceProjector.empty(D).extend(randn(5, D), 1e-9)
+    keys = randn(4, D, seed=3)
+    left = projector.project_keys(keys)
+    assert torch.equal(left, projector.apply(keys))
+    assert projector.project_keys(keys) is left
+    equal = keys.clone()  # another tensor with the same values is not known to be the same
+    assert projector.project_keys(equal) is not left
+    assert torch.equal(projector.project_keys(keys), left)
+
+
+def test_keys_that_were_written_to_are_projected_anew() -> None:
+    projector = NullSpaceProjector.empty(D).extend(randn(5, D), 1e-9)
+    keys = randn(4, D, seed=3)
+    before = projector.project_keys(keys)
+    keys[0] *= 2
+    assert torch.equal(projector.project_keys(keys), projector.apply(keys))
+    assert not torch.equal(projector.project_keys(keys), before)
+
+
+def test_nothing_is_kept_of_keys_that_are_gone() -> None:
+    projector = NullSpaceProjector.empty(D).extend(randn(5, D), 1e-9)
+    keys = randn(4, D, seed=3)
+    left = weakref.ref(projector.project_keys(keys))
+    assert left() is not None
+    del keys
+    assert left() is None
+
+
+def test_a_batch_passes_its_keys_over_the_basis_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    projector = NullSpaceProjector.empty(D).extend(randn(5, D), 1e-9)
+    keys, residuals = randn(4, D, seed=3), randn(4, 6, seed=4)
+    passed: list[int] = []
+    settle = NullSpaceProjector.settle
+
+    def count(own: NullSpaceProjector, rows: torch.Tensor) -> torch.Tensor:
+        passed.append(len(rows))
+        return settle(own, rows)
+
+    monkeypatch.setattr(NullSpaceProjector, "settle", count)
+    projected_update(projector, keys, residuals, ridge=0.1)
+    null_fraction(projector, keys)
+    projector.extend(keys, 1e-9)
+    assert passed == [4, 4]  # the keys, and the rows of the update

@@ -211,4 +211,4 @@ def sum_updates(base: Tensor, updates: Iterable[Update]) -> Tensor:
 
 
 def _laid_out(keys: Tensor) -> Tensor:
-    return keys.clone(memory_format=torch.contiguous_format)
+    return keys.contiguous()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +25,29 @@ SMALLEST_TOLERANCE = 1e-13
 _KEPT = 0.1
 
 
+@dataclass(eq=False)
+class _LastKeys:
+    """The keys that were projected last, while somebody has them, and what is left of them."""
+
+    keys: weakref.ref[Tensor] | None = None
+    version: int = 0
+    left: Tensor | None = None
+
+    def find(self, keys: Tensor) -> Tensor | None:
+        """What is left of these keys, if they are the last ones and were not written to since."""
+        known = self.keys is not None and self.keys() is keys and self.version == keys._version
+        return self.left if known else None
+
+    def note(self, keys: Tensor, left: Tensor) -> None:
+        """Keep what is left of keys until they are gone, or others come."""
+
+        def forget(gone: weakref.ref[Tensor]) -> None:
+            if self.keys is gone:
+                self.keys = self.left = None
+
+        self.keys, self.version, self.left = weakref.ref(keys, forget), keys._version, left
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NullSpaceProjector:
     """`P = I − U Uᵀ`, with `U` an orthonormal basis of the forbidden space.
@@ -41,6 +65,7 @@ class NullSpaceProjector:
     basis: Tensor
     threshold: float | None = None
     _grown: GrowingRows | None = field(default=None, repr=False)
+    _last: _LastKeys = field(default_factory=_LastKeys, repr=False)
 
     def __post_init__(self) -> None:
         shape = tuple(self.basis.shape)
@@ -133,6 +158,20 @@ class NullSpaceProjector:
             projected[faint] = self.settle(projected[faint])
         return projected
 
+    def project_keys(self, keys: Tensor) -> Tensor:
+        """Return `keys P` as `apply` does, once for a batch: solve, report and `extend` ask for it.
+
+        What is returned must not be written to.
+
+        Args:
+            keys: `(n, d_in)`. The result is kept while this very tensor lives and stays as it is.
+        """
+        left = self._last.find(keys)
+        if left is None:
+            left = self.apply(keys)
+            self._last.note(keys, left)
+        return left
+
     def settle(self, rows: Tensor) -> Tensor:
         """Return `rows P` in float64 by one pass, with an error of rounding of the rows.
 
@@ -170,16 +209,17 @@ class NullSpaceProjector:
             )
         keys = require_rows("rows to forbid", rows.to(self.basis.device), self.d_in)
         norms = torch.linalg.vector_norm(keys, dim=1, keepdim=True)
-        unit = keys[norms[:, 0] > 0] / norms[norms[:, 0] > 0]
-        if len(unit) == 0 or self.left == 0:
+        some = norms[:, 0] > 0
+        if not bool(some.any()) or self.left == 0:
             return self
-        _, sizes, directions = torch.linalg.svd(self.apply(unit), full_matrices=False)
+        unit = self.project_keys(rows)[some] / norms[some]
+        _, sizes, directions = torch.linalg.svd(unit, full_matrices=False)
         new = directions[: self.left][sizes[: self.left] > tolerance]
         if len(new) == 0:
             return self
-        # The singular vectors of small values carry some rounding along U: remove it, and
-        # restore unit length and mutual orthogonality.
-        if float(sizes[len(new) - 1]) < _KEPT:
+        # What is left of a row carries rounding of itself along U, which the singular vectors of
+        # much smaller values have more of: remove it, and restore length and orthogonality.
+        if float(sizes[len(new) - 1]) < _KEPT * float(sizes[0]):
             new = self.settle(new)
         added, _ = torch.linalg.qr(new.T)
         grown = self._grown or GrowingRows.begin(self.basis.T)
@@ -226,7 +266,7 @@ def null_fraction(projector: NullSpaceProjector, keys: Tensor) -> Tensor:
     """
     rows = require_rows("keys", keys.to(projector.basis.device), projector.d_in)
     norms = torch.linalg.vector_norm(rows, dim=1)
-    kept = torch.linalg.vector_norm(projector.settle(rows), dim=1)
+    kept = torch.linalg.vector_norm(projector.project_keys(keys), dim=1)
     return torch.where(norms > 0, kept / norms.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
 
 

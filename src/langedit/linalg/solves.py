@@ -91,7 +91,7 @@ def projected_update(
     require_space_left(projector)
     device = projector.basis.device
     rows, count, left = stack_operands(keys, residuals, history, projector.d_in, device)
-    rows = projector.apply(rows)
+    rows = projector.project_keys(keys) if history is None else projector.apply(rows)
     if moment is None or moment_weight is None:
         right = ridge_directions(rows, count, ridge)
     else:
