@@ -130,7 +130,8 @@ def test_a_stream_of_simulated_keys(tmp_path, capsys) -> None:
         assert len(found[name]) == 3
     last = found["held_bytes"][-1]
     assert last["dense"] == 3 * 256 * 256 * 4
-    assert last["corpus_weight"] - last["langedit"] >= 256 * 256 * 8  # the factor, in float64
+    vectors = round(0.6 * 256) * 256 * 8  # of the null space, in float64
+    assert vectors <= last["corpus_weight"] - last["langedit"] <= 1.2 * vectors
 
 
 def test_bytes_held_are_those_of_the_storages() -> None:
@@ -145,7 +146,7 @@ def test_bytes_held_are_those_of_the_storages() -> None:
     for _ in range(3):
         stream.edit(keys.draw(4), torch.randn(4, 128))
     weights = 2 * 128 * 512 * 4
-    least = (rank + 12) * 512 * 8 + (12 + 8) * 512 * 4 + weights
+    least = (rank + 12) * 512 * 8 + 12 * 512 * 4 + weights
     assert least <= stream.held_bytes()
 
 

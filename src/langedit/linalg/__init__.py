@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from langedit.linalg.angles import NullSpaceAngle, principal_angles
 from langedit.linalg.compression import Compression, compress_update, key_metric
+from langedit.linalg.growing import GrowingRows
 from langedit.linalg.moment_solver import MomentSolver, rome_update
 from langedit.linalg.moments import MomentAccumulator, SecondMoment, gram
 from langedit.linalg.projector import NullSpaceProjector, null_fraction
@@ -18,6 +19,7 @@ __all__ = [
     "CORPUS_WEIGHT",
     "Compression",
     "DenseUpdate",
+    "GrowingRows",
     "LowRankUpdate",
     "MomentAccumulator",
     "MomentSolver",

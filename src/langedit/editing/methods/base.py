@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from langedit.linalg import MomentSolver, NullSpaceProjector, SecondMoment, Update
+from langedit.linalg import GrowingRows, MomentSolver, NullSpaceProjector, SecondMoment, Update
 
 if TYPE_CHECKING:
     from langedit.editing.batch import BatchEdit, BatchJob
@@ -52,6 +52,7 @@ class LayerState:
     solver: MomentSolver | None = None
     ridge: float | None = None
     batches: int = 0
+    _grown: GrowingRows | None = field(default=None, repr=False)
 
     @classmethod
     def begin(
@@ -69,8 +70,10 @@ class LayerState:
 
     def after(self, keys: Tensor) -> Self:
         """The same with the keys (n, d_in) of one more batch in the history."""
-        history = torch.cat([self.history, keys.to(self.history)])
-        return replace(self, history=history, batches=self.batches + 1)
+        known, more = len(self.history), keys.to(self.history)
+        grown = (self._grown or GrowingRows.begin(self.history)).with_rows(known, more)
+        history = grown.rows(known + len(more))
+        return replace(self, history=history, batches=self.batches + 1, _grown=grown)
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +88,7 @@ class LayerState:
         return replace(
             self,
             history=self.history.to(device),
+            _grown=None,
             projector=projector,
             moment=None if self.moment is None else self.moment.to(device),
             solver=None if self.solver is None else self.solver.to(device, projector),
