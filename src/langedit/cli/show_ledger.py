@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SHORT = 8
 _FACTS = 20
+_SCORES = ("efficacy", "generalization", "specificity")
 
 
 def say(*lines: str) -> None:
@@ -56,7 +57,9 @@ def show_log(events: Sequence[Event], total: int, history: History, *, as_json: 
     if as_json:
         say_json([{**event_json(event), "in_model": event.number in there} for event in events])
         return
-    table = _table("#", "when (UTC)", "event", "facts", "efficacy", "kept", "room", "weights")
+    plain = _plain_column(events)
+    columns = ("#", "when (UTC)", "event", "facts", "efficacy", *plain, "kept", "room", "weights")
+    table = _table(*columns)
     for event in events:
         own = event.summary
         _row(
@@ -66,6 +69,7 @@ def show_log(events: Sequence[Event], total: int, history: History, *, as_json: 
             event_text(event, event.number in there),
             own.facts,
             percent(own.efficacy),
+            *(percent(own.plain_efficacy) for _ in plain),
             percent(own.retention),
             min(own.rank_left.values(), default="–"),
             event.weights_after[:_SHORT],
@@ -102,6 +106,7 @@ def show_event(
         if len(facts) > _FACTS:
             say(f"... and {len(facts) - _FACTS} more facts; --json lists them all.")
     try:
+        _show_plain_scores(figures)
         _show_layers(figures)
         _show_guards(figures)
         software = dict(figures.get("software", {}))
@@ -111,6 +116,16 @@ def show_event(
             "from an archive or a copy, or read what there is with --json"
         ) from error
     say("Made with " + ", ".join(f"{name} {value}" for name, value in software.items()))
+
+
+def _show_plain_scores(figures: Mapping[str, Any]) -> None:
+    """Means of the batch without the chat template, of a model that is edited in a chat."""
+    plain = figures.get("plain_scores")
+    if plain is None:
+        return
+    means = plain["after"]["all"]
+    shown = ", ".join(f"{name} {percent(means[name])}" for name in _SCORES)
+    say(f"As plain text, without the chat template, in percent: {shown}")
 
 
 def _show_guards(figures: Mapping[str, Any]) -> None:
@@ -246,7 +261,9 @@ def show_applied(outcome: Applied, *, as_json: bool) -> None:
         say(f"Went on: batches recorded before: {work.earlier}.")
     if work.known:
         say(f"Facts in the model already, not edited again: {work.known}.")
-    table = _table("batch", "languages", "facts", "efficacy", "kept", "room", "seconds")
+    plain = _plain_column(outcome.events)
+    columns = ("batch", "languages", "facts", "efficacy", *plain, "kept", "room", "seconds")
+    table = _table(*columns)
     for event in outcome.events:
         own = event.summary
         _row(
@@ -255,6 +272,7 @@ def show_applied(outcome: Applied, *, as_json: bool) -> None:
             ", ".join(own.languages),
             own.facts,
             percent(own.efficacy),
+            *(percent(own.plain_efficacy) for _ in plain),
             percent(own.retention),
             min(own.rank_left.values(), default="–"),
             f"{own.seconds:.1f}",
@@ -325,7 +343,7 @@ def event_json(event: Event) -> dict[str, Any]:
 
 def fact_json(row: FactRow) -> dict[str, Any]:
     """A fact with its scores as JSON-able values."""
-    scores = {name: getattr(row, name) for name in ("efficacy", "generalization", "specificity")}
+    scores = {name: getattr(row, name) for name in _SCORES}
     return {**asdict(row.fact), **scores}
 
 
@@ -351,9 +369,15 @@ def _state(row: FactRow, event: Event, item: Standing | None) -> str:
     return "replaced" if row.position in item.dropped else "in the model"
 
 
+def _plain_column(events: Sequence[Event]) -> tuple[str, ...]:
+    """The column of efficacy without the chat template, if any of the events has it."""
+    return ("as text",) if any(e.summary.plain_efficacy is not None for e in events) else ()
+
+
 def _table(*columns: str) -> Table:
     table = Table()
-    numbers = {"#", "batch", "facts", "efficacy", "kept", "room", "seconds", "rank", "layer"}
+    numbers = {"#", "batch", "facts", "efficacy", "as text", "kept", "room", "seconds", "rank"}
+    numbers |= {"layer"}
     whole = numbers | {"when (UTC)", "weights", "language"}
     for column in columns:
         side: Literal["left", "right"] = "right" if column in numbers else "left"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from langedit.editing import BatchReport, Editor
 from langedit.errors import FactError, NumericalError
-from langedit.evaluation import mean_or_none
+from langedit.evaluation import mean_or_none, mean_scores
 from langedit.facts import Fact
 from langedit.facts.batches import comparable
 from langedit.facts.listing import listed
@@ -150,6 +150,7 @@ class LedgerRecorder:
             **report_figures(report),
             "report": report.to_dict(),
             "guards": [asdict(reading) for reading in readings],
+            "plain_scores": _plain_scores(probed),
             "software": software(editor),
         }
         after = self._weights if broken else editor.weights_hash
@@ -187,6 +188,7 @@ class LedgerRecorder:
             facts=len(report.facts),
             languages=language_counts(report.facts),
             efficacy=mean_or_none(score.efficacy for score in probed.scores),
+            plain_efficacy=mean_or_none(score.efficacy for score in probed.plain_scores),
             retention=probed.retention,
             independence_max=report.independence_max,
             update_ratio=max(norm.ratio for norm in report.norms.values()),
@@ -297,6 +299,11 @@ def halves(batch: Batch) -> tuple[Batch, ...]:
 def language_counts(facts: Sequence[Fact]) -> dict[str, int]:
     """Language -> number of facts, in order of first appearance."""
     return dict(Counter(fact.language for fact in facts))
+
+
+def _plain_scores(probed: Probed) -> dict[str, Any] | None:
+    """What a batch's facts score as plain text, as reports of an edit have it."""
+    return {"after": mean_scores(probed.plain_scores)} if probed.plain_scores else None
 
 
 def _nth_kept(index: int, dropped: Sequence[int]) -> int:
