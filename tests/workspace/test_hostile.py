@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from workspaces import FACTS, apply, model, new_workspace, without_triggers
 
-from langedit.cli.show_ledger import show_event, show_log, show_status, shown
+from langedit.cli.plain_text import shown
+from langedit.cli.show_ledger import show_event, show_log
+from langedit.cli.show_workspace import show_status
 from langedit.errors import LangEditError, WorkspaceError
 from langedit.facts import read_facts
 from langedit.workspace import Ledger, Workspace
