@@ -10,11 +10,10 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from langedit.editing import BatchReport, Editor
-from langedit.errors import FactError, NumericalError
+from langedit.errors import NumericalError
 from langedit.evaluation import mean_or_none, mean_scores
 from langedit.facts import Fact
-from langedit.facts.batches import comparable
-from langedit.facts.listing import listed
+from langedit.workspace.clashes import clashing, contradiction
 from langedit.workspace.history import Change, Standing
 from langedit.workspace.ledger import Draft
 from langedit.workspace.probes import (
@@ -260,34 +259,6 @@ class LedgerRecorder:
             Standing(number, tuple(sorted(dropped.get(number, ()))))
             for number in self._history.batches
         ]
-
-
-def clashing(
-    workspace: Workspace, standing: Sequence[Standing], facts: Sequence[Fact]
-) -> list[tuple[Fact, FactRow]]:
-    """Facts that give another answer than one in the model to the same question, with that one."""
-    dropped = {item.batch: item.dropped for item in standing}
-    return [
-        (fact, row)
-        for fact in facts
-        for row in workspace.ledger.asking_the_same(fact)
-        if row.event in dropped
-        and row.position not in dropped[row.event]
-        and comparable(row.fact.target) != comparable(fact.target)
-    ]
-
-
-def contradiction(clashes: Sequence[tuple[Fact, FactRow]]) -> FactError:
-    """The error for facts that contradict the model."""
-    lines = [
-        f"{fact.language}: {fact.text!r} -> {fact.target!r}; batch {old.event} says "
-        f"{old.fact.target!r}"
-        for fact, old in clashes
-    ]
-    return FactError(
-        "expected facts that agree with those edited before, got others for the same prompts; "
-        f"leave them out, or replace the earlier ones with --supersede:\n{listed(lines)}"
-    )
 
 
 def halves(batch: Batch) -> tuple[Batch, ...]:
