@@ -6,8 +6,10 @@ who writes the first token.
 
 from __future__ import annotations
 
-from tiny import TokenizerKind, tiny_tokenizer
+from tiny import TokenizerKind, tiny_model, tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
+
+from langedit.models import ChatSettings, EditableModel, find_structure
 
 LLAMA = (
     "{{ bos_token }}"
@@ -64,3 +66,10 @@ def chat_tokenizer(
     tokenizer.add_tokens(list(MARKS), special_tokens=True)
     tokenizer.chat_template = TEMPLATES[style]
     return tokenizer
+
+
+def chat_model(style: str, chat: ChatSettings | None = None, *, seed: int = 0) -> EditableModel:
+    """A tiny Llama with such a tokenizer."""
+    tokenizer = chat_tokenizer(style)
+    model = tiny_model("llama", vocab_size=len(tokenizer), seed=seed)
+    return EditableModel(model, tokenizer, find_structure(model), chat=chat)

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+from pages import ROOT, blocks_of, run_blocks
 
 AS_TRIED_HERE = (
     (re.compile(r"^make (\w+)$", re.MULTILINE), rf"make --dry-run --directory '{ROOT}' \1"),
@@ -28,30 +23,10 @@ def tried(command: str) -> str:
     return command
 
 
-def run(arguments: list[str], text: str, folder: Path) -> None:
-    binaries = Path(sys.executable).parent
-    result = subprocess.run(
-        arguments,
-        input=text,
-        cwd=folder,
-        env={**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=600,
-        check=False,
-    )
-    assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"
-
-
 def test_every_block_runs(tmp_path):
-    blocks = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    blocks = blocks_of("README.md")
     assert {language for language, _ in blocks} == {"sh", "python"}
-    for language, text in blocks:
-        if language == "sh":
-            run(["bash", "-euo", "pipefail", "-s"], tried(text), tmp_path)
-        else:
-            run([sys.executable, "-W", "error", "-"], text, tmp_path)
+    run_blocks(blocks, tmp_path, tried)
     assert (tmp_path / "edited-from-python" / "model.safetensors").is_file()
     report = json.loads((tmp_path / "edited" / "report.json").read_text(encoding="utf-8"))
     before, after = (report["scores"][when]["all"] for when in ("before", "after"))
@@ -62,10 +37,9 @@ def test_every_block_runs(tmp_path):
 
 def test_no_command_is_left_out_of_the_trial():
     """What `tried` changes is what may not run in a test, and nothing else."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = [
         line
-        for language, block in BLOCK.findall(text)
+        for language, block in blocks_of("README.md")
         if language == "sh"
         for line in block.splitlines()
     ]

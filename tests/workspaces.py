@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,23 @@ def weights(folder: Path) -> str:
     """Hash of the weights as the model has them when the workspace is opened."""
     with Workspace.open(folder) as workspace:
         return workspace.load_editor(model()).weights_hash
+
+
+@contextmanager
+def without_triggers(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that can change rows, as someone would make it who wants to do harm."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA synchronous = OFF")
+    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    triggers = list(found)
+    connection.execute("BEGIN")
+    for name, _ in triggers:
+        connection.execute(f"DROP TRIGGER {name}")
+    yield connection
+    for _, sql in triggers:
+        connection.execute(sql)
+    connection.execute("COMMIT")
+    connection.close()
 
 
 class Died(BaseException):

@@ -10,12 +10,13 @@ import torch
 from edits import random_moments, settings
 from tiny import tiny_editable
 
-from langedit.calibration import run as stages
+from langedit.calibration import evidence, run
 from langedit.calibration.bench import Bench, Trial
 from langedit.calibration.budget import Budget
 from langedit.calibration.parts import split_facts
+from langedit.calibration.plan import Plan
 from langedit.calibration.report import NUMBERS, REPORT, SETTINGS, write_calibration
-from langedit.calibration.run import Plan, calibrate
+from langedit.calibration.run import calibrate
 from langedit.calibration.start import Start
 from langedit.compare.reading import edit_config, read_comparison
 from langedit.editing import EditConfig
@@ -113,7 +114,7 @@ CONFIRMING = split_facts(SAMPLE).confirm
 def stub_scores(monkeypatch, start, score, clock=None, second=0.0):
     """Runs without edits: start, hand-made settings and others have chosen scores."""
 
-    def run(_bench, config, batches):
+    def scored(_bench, config, batches):
         facts = [fact for batch in batches for fact in batch]
         stage = "confirm" if facts[0] in CONFIRMING else "search"
         who = {start.to_toml(): "start", HAND_MADE.to_toml(): "hand"}.get(config.to_toml(), "found")
@@ -123,8 +124,8 @@ def stub_scores(monkeypatch, start, score, clock=None, second=0.0):
             clock[0] += second * len(facts)
         return Trial(config=config, record={"facts": rows}, error=None, seconds=second * len(facts))
 
-    monkeypatch.setattr("langedit.calibration.bench.Bench.run", run)
-    monkeypatch.setattr("langedit.calibration.report.curve_figure", lambda *_, **__: None)
+    monkeypatch.setattr("langedit.calibration.bench.Bench.run", scored)
+    monkeypatch.setattr("langedit.calibration.figures.curve_figure", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("better", [True, False])
@@ -180,13 +181,13 @@ def test_a_run_ends_inside_its_budget(model, moments, monkeypatch):
 
 def test_layers_without_moments_are_told(model, moments):
     start = Start(config=settings(layers=(1, 2)), origin="a test", rate_known=True)
-    cut = stages._usable(start, moments, model)
+    cut = run._usable(start, moments, model)
     assert cut.config.layers == (1,)
     assert cut.origin.startswith("a test, but with layers [1] instead of [1, 2], because the")
-    moved = stages._usable(replace(start, config=settings(layers=(2,))), moments, model)
+    moved = run._usable(replace(start, config=settings(layers=(2,))), moments, model)
     assert moved.config.layers == (1,)
     fits = replace(start, config=settings(layers=(0, 1)))
-    assert stages._usable(fits, moments, model) is fits
+    assert run._usable(fits, moments, model) is fits
 
 
 def test_settings_that_fail_are_reported(found):
@@ -205,22 +206,42 @@ def test_two_runs_are_equal(model, moments, unsure):
     first, second = unsure, calibrate(model, SAMPLE, moments, plan(trials=1))
     assert [t.config for t in first.trials] == [t.config for t in second.trials]
     assert [t.scores for t in first.trials] == [t.scores for t in second.trials]
-    assert torch.equal(first.reach.reached, second.reach.reached)
+    assert torch.equal(first.evidence.reach.reached, second.evidence.reach.reached)
 
 
 def test_a_spent_budget_still_gives_two_runs(model, moments):
     short = calibrate(model, SAMPLE, moments, plan(trials=None, minutes=1e-9))
     assert len(short.trials) == 2
-    assert len(short.reach.languages) <= stages._CHUNK
+    assert len(short.evidence.reach.languages) <= evidence._CHUNK
 
 
 def test_languages_of_which_nothing_is_known_are_named(unsure, tmp_path, monkeypatch):
-    monkeypatch.setattr("langedit.calibration.report.curve_figure", lambda *_, **__: None)
-    assert unsure.effects == {}
-    assert set(unsure.asked) == {"en", "zh"}
+    monkeypatch.setattr("langedit.calibration.figures.curve_figure", lambda *_, **__: None)
+    assert unsure.evidence.effects == {}
+    assert set(unsure.evidence.asked) == {"en", "zh"}
     write_calibration(unsure, tmp_path, "langedit calibrate")
     assert "Not traced: en, zh." in (tmp_path / REPORT).read_text(encoding="utf-8")
     assert not (tmp_path / "tracing-mlp.png").exists()
+
+
+@pytest.mark.parametrize("facts", [0, 1, 2])
+def test_facts_whose_targets_overflow_are_told(unsure, tmp_path, monkeypatch, facts):
+    """Each once, however many layers and steps it failed at."""
+    monkeypatch.setattr("langedit.calibration.figures.curve_figure", lambda *_, **__: None)
+    failed = torch.zeros_like(unsure.evidence.reach.failed)
+    failed[:, :2, :facts] = True
+    reach = replace(unsure.evidence.reach, failed=failed)
+    told = replace(unsure, evidence=replace(unsure.evidence, reach=reach))
+    write_calibration(told, tmp_path, "langedit calibrate")
+    report = (tmp_path / REPORT).read_text(encoding="utf-8")
+    tried = f"Share of {len(reach.languages)} facts, in percent, whose target becomes more probable"
+    assert tried in report
+    sentence = (
+        f"with the step that is best. Of these facts, {facts} had a loss or target that was not "
+        "finite at some layer and step, where they count as not reached.\n"
+    )
+    assert (sentence in report) is (facts > 0)
+    assert ("not finite" in report) is (facts > 0)
 
 
 def test_the_files_hold_what_was_found(found, written):

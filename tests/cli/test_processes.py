@@ -73,6 +73,17 @@ def test_a_process_that_dies_ends_the_other(edit_arguments, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
+def test_a_process_that_dies_under_a_launcher_ends_the_run(edit_arguments, tmp_path):
+    facts = write_rows(tmp_path / "four.jsonl", FOUR)
+    arguments = [*edit_arguments(facts=facts, output=tmp_path / "out"), "--batch-size", "2"]
+    before = sorted(tmp_path.iterdir())
+    ended = torchrun(JOBS / "lose_one.py", *arguments)
+    assert ended.code == 1, ended.err
+    assert "Signal 9 (SIGKILL)" in ended.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [

@@ -201,7 +201,7 @@ def test_control_characters_do_not_reach_the_terminal(langedit, workspace, tmp_p
 def test_readers_need_no_torch():
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "import langedit.cli.show_ledger, langedit.workspace.queries\n"
+        "import langedit.cli.show_workspace, langedit.workspace.queries\n"
         "from langedit.workspace import Ledger\n"
         "heavy = {'torch', 'transformers', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -11,8 +11,8 @@ from compare_helpers import comparison
 
 from langedit.compare.cells import make_cells
 from langedit.compare.chosen import best_of, write_chosen
-from langedit.compare.config import TuneEntry
 from langedit.compare.draws import draw_trials
+from langedit.compare.entries import TuneEntry
 from langedit.compare.figures_of import means_of
 from langedit.compare.grid import Outcome, run_grid
 from langedit.compare.ranges import Range, read_range

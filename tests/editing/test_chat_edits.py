@@ -6,12 +6,11 @@ import json
 
 import pytest
 import torch
-from chat_templates import TEMPLATES, chat_tokenizer
+from chat_templates import TEMPLATES, chat_model
 from cli_helpers import FACTS as ROWS
 from cli_helpers import FAST, LAYERS, write_rows
 from edits import FACTS, PREFIXES, random_moments, settings
 from oracles_targets import naive_target
-from tiny import tiny_model
 
 from langedit.cli.collect import CollectOptions, collect
 from langedit.cli.job import edit_model
@@ -27,15 +26,9 @@ from langedit.editing import (
 )
 from langedit.errors import ConfigError
 from langedit.evaluation import encode_answer, score_facts
-from langedit.models import ChatSettings, EditableModel, Recorder, find_structure
+from langedit.models import ChatSettings, EditableModel, Recorder
 
 STYLES = tuple(TEMPLATES)
-
-
-def chat_model(style: str, chat: ChatSettings | None = None, *, seed: int = 0) -> EditableModel:
-    tokenizer = chat_tokenizer(style)
-    model = tiny_model("llama", vocab_size=len(tokenizer), seed=seed)
-    return EditableModel(model, tokenizer, find_structure(model), chat=chat)
 
 
 @pytest.mark.parametrize("style", STYLES)

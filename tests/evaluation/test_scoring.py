@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from chat_templates import chat_model
 from tiny import tiny_editable
 
 from langedit.errors import FactError
 from langedit.evaluation import (
     FORCED,
     METRICS,
+    FactScore,
     Questions,
     ask,
     continue_greedily,
     encode_answer,
     forced_answers,
     greedy_text,
+    mean_scores,
     ngram_entropy,
     perplexity,
+    score_both_ways,
     score_facts,
 )
 from langedit.facts import Fact, Probe
 from langedit.linalg import LowRankUpdate
+from langedit.models import ChatSettings
 
 FACTS = (
     Fact(
@@ -194,6 +200,28 @@ def test_only_the_kinds_asked_for():
     with pytest.raises(ValueError, match="compat: expected kinds among"):
         score_facts(model, FACTS, kinds=("success",), compat=True)
     assert score_facts(model, []) == []
+
+
+def test_reports_have_means_over_all_facts_and_by_language():
+    rows = [("en", 1.0, 0.5), ("zh", 0.0, None), ("en", 0.5, None)]
+    scores = [FactScore(language=code, efficacy=e, generalization=g) for code, e, g in rows]
+    found = mean_scores(scores)
+    assert json.loads(json.dumps(found)) == found
+    assert (found["all"]["facts"], found["all"]["efficacy"]) == (3, 0.5)
+    assert found["all"]["generalization"] == 0.5
+    assert found["all"]["specificity"] is None
+    assert list(found["by_language"]) == ["en", "zh"]
+    assert found["by_language"]["en"]["efficacy"] == 0.75
+
+
+@pytest.mark.parametrize("style", ["llama", "gemma"])
+def test_a_model_in_a_chat_is_asked_both_ways_and_another_once(style):
+    model = chat_model(style, ChatSettings())
+    plain = model.with_chat(None)
+    own, as_text = score_both_ways(model, FACTS)
+    assert own == tuple(score_facts(model, FACTS))
+    assert as_text == tuple(score_facts(plain, FACTS))
+    assert score_both_ways(plain, FACTS) == (as_text, ())
 
 
 def test_targets_are_joined_as_their_language_wants():

@@ -7,17 +7,18 @@ import json
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from workspaces import FACTS, apply, model, new_workspace
+from workspaces import FACTS, apply, model, new_workspace, without_triggers
 
-from langedit.cli.show_ledger import show_event, show_log, show_status, shown
+from langedit.cli.plain_text import shown
+from langedit.cli.show_ledger import show_event, show_log
+from langedit.cli.show_workspace import show_status
 from langedit.errors import LangEditError, WorkspaceError
 from langedit.facts import read_facts
 from langedit.workspace import Ledger, Workspace
@@ -35,23 +36,6 @@ def origin(tmp_path_factory):
 @pytest.fixture
 def folder(origin, tmp_path):
     return Path(shutil.copytree(origin, tmp_path / "ws"))
-
-
-@contextmanager
-def without_triggers(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that can change rows, as someone would make it who wants to do harm."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA synchronous = OFF")
-    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
-    triggers = list(found)
-    connection.execute("BEGIN")
-    for name, _ in triggers:
-        connection.execute(f"DROP TRIGGER {name}")
-    yield connection
-    for _, sql in triggers:
-        connection.execute(sql)
-    connection.execute("COMMIT")
-    connection.close()
 
 
 def tamper(folder: Path, *statements: str) -> None:

@@ -1,4 +1,4 @@
-"""Minutes to spend, and how many are left."""
+"""Minutes to spend, how many are left, and what they went into."""
 
 from __future__ import annotations
 
@@ -40,3 +40,18 @@ class Budget:
     def allows(self, share: float, more: float = 0.0) -> bool:
         """Whether `more` seconds still end before a share of the budget is used."""
         return self.minutes is None or self.spent + more <= 60 * self.minutes * share
+
+
+class Stages:
+    """Wall-clock time of one stage after another, the first from when the budget was made."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._ended = 0.0
+        self.seconds: dict[str, float] = {}
+
+    def end(self, name: str) -> None:
+        """What was done since the end of the last stage was this one."""
+        spent = self._budget.spent
+        self.seconds[name] = spent - self._ended
+        self._ended = spent

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from langedit.calibration.effects import CONFIDENCE, ROLES
+from langedit.calibration.evidence import ALL, DRAWS
+from langedit.calibration.figures import SITE_NAMES, draw_figures
 from langedit.calibration.layer_facts import NULL_SHARES, STRIDES
-from langedit.calibration.run import ALL, DRAWS, Calibration
+from langedit.calibration.run import Calibration
 from langedit.calibration.search import best_trial
 from langedit.calibration.settings_file import (
     changed_settings,
@@ -16,16 +18,14 @@ from langedit.calibration.settings_file import (
     percent_interval,
     settings_text,
 )
-from langedit.calibration.tracing import SITES, Site
+from langedit.calibration.tracing import SITES
 from langedit.compare.figures_of import MEAN
 from langedit.compare.files import write_json, write_text
 from langedit.compare.markdown import heading, link, table
 from langedit.editing.toml import toml_value
-from langedit.reporting import curve_figure, grid_figure, percent
+from langedit.reporting import percent
 
 SETTINGS, REPORT, NUMBERS = "settings.toml", "report.md", "calibration.json"
-
-_SITE_NAMES: dict[Site, str] = {"mlp": "the MLP's output", "hidden": "the hidden state"}
 
 
 def write_calibration(calibration: Calibration, folder: Path, command: str) -> None:
@@ -34,7 +34,7 @@ def write_calibration(calibration: Calibration, folder: Path, command: str) -> N
     Raises:
         OutputError: a file cannot be written.
     """
-    _draw(calibration, folder)
+    draw_figures(calibration, folder)
     write_text(folder / SETTINGS, settings_text(calibration, command))
     parts = [
         heading(1, "Calibration"),
@@ -51,6 +51,7 @@ def write_calibration(calibration: Calibration, folder: Path, command: str) -> N
 
 def numbers(calibration: Calibration) -> dict[str, Any]:
     """All figures as JSON-able values; shares in [0, 1]."""
+    evidence = calibration.evidence
     return {
         "facts": {
             part: [fact.id or fact.text for fact in getattr(calibration.parts, part)]
@@ -64,23 +65,23 @@ def numbers(calibration: Calibration) -> dict[str, Any]:
                 "corrupted": own.corrupted,
                 **{site: own.indirect[site].tolist() for site in SITES},
             }
-            for language, own in calibration.effects.items()
+            for language, own in evidence.effects.items()
         },
         "roles": ROLES,
-        "noise": calibration.noise,
+        "noise": evidence.noise,
         "strides": STRIDES,
         "reached": {
-            language or ALL: calibration.reach.shares(language).tolist()
-            for language in (None, *dict.fromkeys(calibration.reach.languages))
+            language or ALL: evidence.reach.shares(language).tolist()
+            for language in (None, *dict.fromkeys(evidence.reach.languages))
         },
-        "hidden_lengths": calibration.reach.lengths,
+        "hidden_lengths": evidence.reach.lengths,
         "layers": {
             str(layer): {
                 name: getattr(own, name)
                 for name in ("key_length", "corpus_length", "cosine", "rank", "thresholds",
                              "left", "corpus_left")
             }
-            for layer, own in calibration.statistics.items()
+            for layer, own in evidence.statistics.items()
         },
         "trials": [
             {
@@ -102,61 +103,6 @@ def numbers(calibration: Calibration) -> dict[str, Any]:
         "start_kept": calibration.kept,
         "seconds": dict(calibration.seconds),
     }  # fmt: skip
-
-
-def _draw(calibration: Calibration, folder: Path) -> None:
-    """All figures."""
-    layers = range(len(calibration.reach.lengths))
-    for site in SITES if calibration.effects else ():
-        grid_figure(
-            {
-                f"{name} ({own.facts} facts, total effect {100 * own.total:.0f} points)": (
-                    100 * own.indirect[site].T
-                ).tolist()
-                for name, own in calibration.effects.items()
-            },
-            folder / f"tracing-{site}.png",
-            rows=ROLES,
-            columns=[str(layer) for layer in layers],
-            across=f"layer at which {_SITE_NAMES[site]} is restored",
-            unit="indirect effect (points of probability)",
-        )
-    curves = {ALL: calibration.reach.best()}
-    curves |= {
-        code: calibration.reach.best(code) for code in dict.fromkeys(calibration.reach.languages)
-    }
-    curve_figure(
-        {name: [(layer, 100 * own[layer]) for layer in layers] for name, own in curves.items()},
-        folder / "reachability.png",
-        across="layer whose output is changed",
-        up="targets reached (%)",
-        bold=ALL,
-    )
-    curve_figure(
-        {
-            f"layer {layer}": [
-                (100 * (i + 1) / len(own.spectrum), value)
-                for i, value in enumerate(own.spectrum)
-                if value > 1e-12
-            ]
-            for layer, own in calibration.statistics.items()
-        },
-        folder / "spectra.png",
-        across="directions, strongest first (%)",
-        up="share of the corpus's keys, by squared length",
-        logarithmic=True,
-    )
-    done = [(i, 100 * own.objective) for i, own in enumerate(calibration.trials) if own.scores]
-    best = [(i, max(value for _, value in done[: at + 1])) for at, (i, _) in enumerate(done)]
-    if done:
-        curve_figure(
-            {"a run": done, "best so far": best},
-            folder / "search.png",
-            across="run of the search; 0 is the start",
-            up="mean of the scores (%)",
-            bold="best so far",
-            points=True,
-        )
 
 
 def _confirmation(calibration: Calibration) -> list[str]:
@@ -199,7 +145,8 @@ def _confirmation(calibration: Calibration) -> list[str]:
 
 
 def _tracing(calibration: Calibration, folder: Path) -> list[str]:
-    silent = [code for code in calibration.asked if code not in calibration.effects]
+    evidence = calibration.evidence
+    silent = [code for code in evidence.asked if code not in evidence.effects]
     parts = [heading(2, "Causal tracing")]
     if silent:
         parts.append(
@@ -207,31 +154,31 @@ def _tracing(calibration: Calibration, folder: Path) -> list[str]:
             f"answers none with a probability of {CONFIDENCE} (and, where it is told, with the "
             "old answer)."
         )
-    if not calibration.effects:
+    if not evidence.effects:
         return parts
     parts.append(
         f"The embeddings of the subject are corrupted with noise of standard deviation "
-        f"{calibration.noise:.3g} (three times that of the embeddings), {DRAWS} draws a fact, and "
+        f"{evidence.noise:.3g} (three times that of the embeddings), {DRAWS} draws a fact, and "
         "the clean state of one layer is put back at some tokens: the indirect effect is what that "
         "gives back of the answer's probability, in points."
     )
     rows = [
         [name, f"{own.facts} of {own.asked}", percent(own.clean), percent(own.corrupted),
          f"{100 * own.total:.1f}", "–" if own.peak is None else str(own.peak)]
-        for name, own in calibration.effects.items()
+        for name, own in evidence.effects.items()
     ]  # fmt: skip
     heads = ["language", "facts traced", "clean (%)", "corrupted (%)", "total effect",
              "layer with the largest effect of the MLP at the last subject token"]  # fmt: skip
     parts.append(table(heads, rows))
     parts += [
-        link(folder / f"tracing-{site}.png", folder, f"Effects of restoring {_SITE_NAMES[site]}")
+        link(folder / f"tracing-{site}.png", folder, f"Effects of restoring {SITE_NAMES[site]}")
         for site in SITES
     ]
     return parts
 
 
 def _reach(calibration: Calibration, folder: Path) -> list[str]:
-    found = calibration.reach
+    found = calibration.evidence.reach
     codes = list(dict.fromkeys(found.languages))
     every = found.shares()
     rows = [
@@ -270,7 +217,7 @@ def _statistics(calibration: Calibration, folder: Path) -> list[str]:
             *(f"{100 * own.left[share]:.0f} / {100 * own.corpus_left[share]:.2g}"
               for share in NULL_SHARES),
         ]
-        for layer, own in calibration.statistics.items()
+        for layer, own in calibration.evidence.statistics.items()
     ]  # fmt: skip
     heads = ["layer", "length of a subject's key", "of a corpus key", "cosine of subjects",
              "effective rank", *(f"τ at {share}" for share in NULL_SHARES),

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from langedit.calibration.effects import LAST_SUBJECT
+from langedit.calibration.evidence import ALL
 from langedit.calibration.layer_facts import NULL_SHARES
-from langedit.calibration.run import ALL, Calibration
+from langedit.calibration.run import Calibration
 from langedit.compare.figures_of import MEAN
 from langedit.editing import EditConfig
 from langedit.editing.toml import to_toml, toml_value
@@ -109,12 +110,12 @@ def _heading(calibration: Calibration, command: str) -> list[str]:
 
 def _evidence(calibration: Calibration, config: EditConfig) -> dict[str, list[str]]:
     """Setting -> lines of comment."""
-    found = calibration.reach
+    found = calibration.evidence.reach
     last = config.layers[-1]
     reached = ", ".join(f"{100 * share:.0f}" for share in found.best())
     layers = [f"Targets reached at layers 0 to {len(found.lengths) - 1}: {reached} %."]
-    if ALL in calibration.effects:
-        effect = calibration.effects[ALL]
+    if ALL in calibration.evidence.effects:
+        effect = calibration.evidence.effects[ALL]
         told = f"Tracing {effect.facts} facts: all their prompts end with the subject, which tells "
         told += "nothing of layers."
         if effect.peak is not None:
@@ -159,7 +160,7 @@ def _null_line(calibration: Calibration, config: EditConfig) -> str:
     share = min(NULL_SHARES, key=lambda own: abs(own - (config.null_share or 0.0)))
     parts = [
         f"layer {layer}: {100 * own.left[share]:.0f} and {100 * own.corpus_left[share]:.2g} %"
-        for layer, own in calibration.statistics.items()
+        for layer, own in calibration.evidence.statistics.items()
         if layer in config.layers
     ]
     return f"What {share} leaves of a subject's key and of a corpus key: {'; '.join(parts)}."

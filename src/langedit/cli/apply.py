@@ -52,7 +52,7 @@ def run(
     exit code 2 if a batch broke a guard rail and the run stopped.
     """
     from langedit.cli.quiet import quiet_transformers
-    from langedit.cli.show_ledger import show_applied
+    from langedit.cli.show_workspace import show_applied
     from langedit.cli.workspace_job import ApplyOptions, apply_file
     from langedit.errors import ConfigError
     from langedit.workspace.recorder import ON_BREACH

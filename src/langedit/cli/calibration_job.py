@@ -8,8 +8,9 @@ from pathlib import Path
 
 from langedit.calibration.budget import Budget
 from langedit.calibration.parts import split_facts
+from langedit.calibration.plan import Plan
 from langedit.calibration.report import write_calibration
-from langedit.calibration.run import Calibration, Plan, calibrate
+from langedit.calibration.run import Calibration, calibrate
 from langedit.calibration.search import require_searchable
 from langedit.calibration.start import Shape, Start, nearest_start
 from langedit.cli.load import BUNDLED, load_named

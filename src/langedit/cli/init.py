@@ -61,8 +61,8 @@ def run(
     The model is not copied; its hash is noted, and another model is refused. Edit with langedit
     apply, and see docs/workspace.md.
     """
+    from langedit.cli.plain_text import say
     from langedit.cli.quiet import quiet_transformers
-    from langedit.cli.show_ledger import say
     from langedit.cli.workspace_job import InitOptions, init_workspace
     from langedit.workspace.workspace import ModelSource
 

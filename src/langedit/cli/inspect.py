@@ -91,7 +91,7 @@ def diff(
 
 def status(folder: Folder, as_json: AsJson = False) -> None:
     """Say which weights these are: model, hash, batches, facts by language, room left."""
-    from langedit.cli.show_ledger import show_status
+    from langedit.cli.show_workspace import show_status
     from langedit.workspace.ledger import Ledger
     from langedit.workspace.lock import read_owner
     from langedit.workspace.queries import status_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -16,10 +15,9 @@ from langedit.errors import TokenError
 from langedit.evaluation import (
     KINDS,
     FactScore,
-    Scores,
-    by_language,
     definitions,
-    score_facts,
+    mean_scores,
+    score_both_ways,
 )
 from langedit.folders import whole_folder
 from langedit.models import EditableModel
@@ -111,12 +109,8 @@ def _prepare(options: EditOptions, processes: Processes) -> tuple[EditPlan, Edit
 
 def _scores(editor: Editor, plan: EditPlan) -> tuple[tuple[FactScore, ...], tuple[FactScore, ...]]:
     """Scores as the facts are edited and, where that is in a chat, also as plain text."""
-    model, processes = editor.model, editor.processes
     with timed({}, "scores", editor.profiler):
-        own = tuple(score_facts(model, plan.facts, processes=processes))
-        if model.chat is None:
-            return own, ()
-        return own, tuple(score_facts(model.with_chat(None), plan.facts, processes=processes))
+        return score_both_ways(editor.model, plan.facts, processes=editor.processes)
 
 
 def _save(outcome: EditOutcome) -> None:
@@ -164,12 +158,12 @@ def _report(outcome: EditOutcome) -> dict[str, Any]:
         **({"profile": profiler.to_dict()} if profiler is not None else {}),
         "definitions": definitions(KINDS),
         "scores": {
-            "before": _mean_scores(outcome.before),
-            "after": _mean_scores(outcome.after),
+            "before": mean_scores(outcome.before),
+            "after": mean_scores(outcome.after),
         },
         "plain_scores": {
-            "before": _mean_scores(outcome.plain_before),
-            "after": _mean_scores(outcome.plain_after),
+            "before": mean_scores(outcome.plain_before),
+            "after": mean_scores(outcome.plain_after),
         }
         if outcome.plain_after
         else None,
@@ -178,11 +172,4 @@ def _report(outcome: EditOutcome) -> dict[str, Any]:
             for fact, before, after in zip(plan.facts, outcome.before, outcome.after, strict=True)
         ],
         "software": {name: version(name) for name in ("langedit", "torch", "transformers")},
-    }
-
-
-def _mean_scores(scores: Sequence[FactScore]) -> Mapping[str, Any]:
-    return {
-        "all": Scores.of(scores).to_dict(),
-        "by_language": {name: own.to_dict() for name, own in by_language(scores).items()},
     }

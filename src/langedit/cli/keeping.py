@@ -47,7 +47,7 @@ def verify(
     Ends with exit code 2 if anything is not as it was recorded.
     """
     from langedit.cli.quiet import quiet_transformers
-    from langedit.cli.show_ledger import show_verified
+    from langedit.cli.show_workspace import show_verified
     from langedit.cli.workspace_job import verify_workspace
 
     quiet_transformers()
@@ -59,7 +59,7 @@ def verify(
 
 def archive(folder: Folder, file: File, as_json: AsJson = False) -> None:
     """Write a workspace into one file, moments included and the model left out."""
-    from langedit.cli.show_ledger import show_archived
+    from langedit.cli.show_workspace import show_archived
     from langedit.workspace.archive import archive as write
 
     show_archived(write(folder, file), f"{folder} is in {file}", as_json=as_json)
@@ -71,7 +71,7 @@ def restore(file: File, folder: Folder, as_json: AsJson = False) -> None:
     If the model is elsewhere on this machine, name it with --model in langedit apply, undo and
     verify.
     """
-    from langedit.cli.show_ledger import show_archived
+    from langedit.cli.show_workspace import show_archived
     from langedit.workspace.archive import restore as read
 
     show_archived(read(file, folder), f"{folder} is the workspace of {file}", as_json=as_json)

@@ -26,7 +26,8 @@ def show_calibration(found: Calibration, output: Path) -> None:
     }
     title = f"Scores in percent on {len(found.parts.confirm)} facts held apart, 95 % intervals"
     console.print(score_table(title, "settings", names, rows), "")
-    untraced = [code for code in found.asked if code not in found.effects]
+    evidence = found.evidence
+    untraced = [code for code in evidence.asked if code not in evidence.effects]
     lines = [
         f"{name} = {toml_value(value)}" for name, value in changed_settings(found.chosen).items()
     ]

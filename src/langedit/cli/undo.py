@@ -47,7 +47,7 @@ def run(
     batches taken back they are the original ones. The report says what became of later facts.
     """
     from langedit.cli.quiet import quiet_transformers
-    from langedit.cli.show_ledger import show_undone
+    from langedit.cli.show_workspace import show_undone
     from langedit.cli.workspace_job import UndoOptions, undo_batch
 
     quiet_transformers()

@@ -5,24 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from langedit.compare.entries import (
+    SCHEDULES,
+    Count,
+    DatasetEntry,
+    MethodEntry,
+    ModelEntry,
+    NotNegative,
+    Schedule,
+    Table,
+    TuneEntry,
+    language_codes,
+)
 from langedit.compare.faults import Place, explain
-from langedit.compare.nearest import unknown_name
-from langedit.compare.ranges import Range, read_range
+from langedit.compare.nearest import one_of, unknown_name
+from langedit.compare.ranges import Range
 from langedit.editing import EditConfig, method_names
 from langedit.editing.methods import settings_read
 from langedit.errors import ConfigError, FactError
 from langedit.evaluation import KINDS, METRICS
 from langedit.facts import Language
-from langedit.facts.datasets import MissingSubject
 
-Count = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
-Schedule = Literal["per-batch", "per-fact", "parallel", "monolingual"]
-SCHEDULES: tuple[str, ...] = get_args(Schedule)
 UNEDITED = "unedited"
 """Name of the control in every grid: the model without any edit."""
 OWN = "own"
@@ -33,150 +40,7 @@ COMMON = "common"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelEntry(_Table):
-    """A model and what all methods share on it.
-
-    Attributes:
-        source: folder, hub id, or `bundled`.
-        revision: of a hub model.
-        dtype: auto (as stored), float32, bfloat16 or float16.
-        device_map: where it goes, as in transformers.
-        settings_file: settings to begin with: a `.toml` file or the name of shipped settings.
-        settings: settings on top of these.
-        moments: folder written by `langedit stats`, instead of collecting second moments.
-        text: sources of text to collect them from; the bundled model has its own.
-        moment_tokens: tokens to collect them from; `None` takes all of the text.
-    """
-
-    source: str
-    revision: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device_map: str | None = None
-    settings_file: str | None = None
-    settings: Mapping[str, Any] = Field(default_factory=dict)
-    moments: str | None = None
-    text: tuple[str, ...] = ()
-    moment_tokens: Count | None = None
-
-
-class MethodEntry(BaseModel):
-    """A method under a name of its own. Everything that is no field below is a setting.
-
-    Attributes:
-        method: registered name; if not given, that of `base`, or the entry's own name.
-        base: another entry whose settings this one begins with.
-        prefix_language: `own`, or a language code: in what language the context prefixes are.
-        on: settings on certain models.
-        chosen: how the settings were chosen, for the report.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    method: str | None = None
-    base: str | None = None
-    prefix_language: str | None = None
-    on: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
-    chosen: str | None = None
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """The settings of the entry itself."""
-        return dict(self.model_extra or {})
-
-
-class DatasetEntry(_Table):
-    """Facts to edit, and if wanted a protocol of their own.
-
-    Attributes:
-        source: `atlas`; `None` if there are files.
-        files: data sets as for `langedit validate`; `$NAME` is an environment variable. The same
-            fact has one key in all of them.
-        format: of the files; told from their fields if not given.
-        columns: field of a fact -> column, instead of a format.
-        language: of the texts, where the files do not say it.
-        missing_subject: what to do about a subject that is not in its question.
-        shuffle: whether each seed draws facts of its own; otherwise files are read in order.
-        text: sources of text, a line of each language in turn, for perplexity.
-        schedule, languages, batches, edits_per_batch: instead of those of the comparison.
-    """
-
-    source: str | None = None
-    files: tuple[str, ...] = ()
-    format: str | None = None
-    columns: Mapping[str, str] | None = None
-    language: str | None = None
-    missing_subject: MissingSubject = "reject"
-    shuffle: bool = True
-    text: tuple[str, ...] = ()
-    schedule: Schedule | None = None
-    languages: tuple[str, ...] | None = None
-    batches: Count | None = None
-    edits_per_batch: Count | None = None
-
-    @field_validator("schedule", mode="before")
-    @classmethod
-    def _known_schedule(cls, name: object) -> object:
-        return None if name is None else _one_of("schedule", name, SCHEDULES)
-
-    @field_validator("languages", mode="after")
-    @classmethod
-    def _codes(cls, codes: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if codes is None else _language_codes(codes)
-
-
-class FinalEntry(_Table):
-    """A second round of tuning: the best of the first on longer streams.
-
-    Attributes:
-        trials: of each method that take part.
-        batches, edits_per_batch: of a stream.
-    """
-
-    trials: Count = 3
-    batches: Count
-    edits_per_batch: Count
-
-
-class TuneEntry(_Table):
-    """How settings are tuned: the same budget of runs for every method.
-
-    Attributes:
-        budget: runs a method; the first is with the settings as declared.
-        seed: of the draws.
-        stream_seeds: of the streams of tuning facts; a run is the mean over them.
-        batches, edits_per_batch: of a stream.
-        final: a second round, which then decides; `None` for none.
-        search: `random` draws from the ranges, `grid` takes all combinations of listed values.
-        ranges: method, or `common` for all -> setting -> range.
-    """
-
-    budget: Count = 12
-    seed: NotNegative = 0
-    stream_seeds: tuple[NotNegative, ...] = (0,)
-    batches: Count
-    edits_per_batch: Count
-    final: FinalEntry | None = None
-    search: Literal["random", "grid"] = "random"
-    ranges: Mapping[str, Mapping[str, Range]] = Field(default_factory=dict)
-
-    @field_validator("ranges", mode="before")
-    @classmethod
-    def _ranges(cls, tables: Any) -> Any:
-        if not isinstance(tables, Mapping) or not all(
-            isinstance(t, Mapping) for t in tables.values()
-        ):
-            raise ValueError("expected tables of ranges by method")
-        return {
-            method: {name: read_range(name, value) for name, value in own.items()}
-            for method, own in tables.items()
-        }
-
-
-class CompareConfig(_Table):
+class CompareConfig(Table):
     """A comparison.
 
     Attributes:
@@ -244,7 +108,7 @@ class CompareConfig(_Table):
     @field_validator("schedule", mode="before")
     @classmethod
     def _known_schedule(cls, name: object) -> object:
-        return _one_of("schedule", name, SCHEDULES)
+        return one_of("schedule", name, SCHEDULES)
 
     @field_validator("retention", mode="before")
     @classmethod
@@ -261,13 +125,13 @@ class CompareConfig(_Table):
     @classmethod
     def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            _one_of("metrics", name, METRICS)
+            one_of("metrics", name, METRICS)
         return tuple(dict.fromkeys(("efficacy", *names)))
 
     @field_validator("languages", mode="after")
     @classmethod
     def _codes(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
-        return _language_codes(codes)
+        return language_codes(codes)
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -283,7 +147,7 @@ class CompareConfig(_Table):
         if not labels:
             raise ValueError("methods: expected at least one, got none: add a table [methods.NAME]")
         if self.reference is not None:
-            _one_of("reference", self.reference, labels)
+            one_of("reference", self.reference, labels)
         for label in labels:
             self.chain(label)
         return self
@@ -302,10 +166,10 @@ class CompareConfig(_Table):
             )
         for label, entry in {**self.methods, **self.ablations}.items():
             for model in entry.on:
-                _one_of(f"{label}.on", model, self.models)
+                one_of(f"{label}.on", model, self.models)
             _known_prefix_language(label, entry.prefix_language)
         for label, ranges in self.tune.ranges.items() if self.tune else ():
-            _one_of("tune.ranges", label, (COMMON, *labels))
+            one_of("tune.ranges", label, (COMMON, *labels))
             self._known_ranges(label, ranges)
         return self
 
@@ -314,9 +178,9 @@ class CompareConfig(_Table):
         known = tuple(name for name in EditConfig.model_fields if name != "method")
         reads = None if label == COMMON else settings_read(self.method_of(label))
         for name in ranges:
-            _one_of(f"tune.ranges.{label}", name, known)
+            one_of(f"tune.ranges.{label}", name, known)
             if reads is not None:
-                _one_of(f"tune.ranges.{label}", name, sorted(reads))
+                one_of(f"tune.ranges.{label}", name, sorted(reads))
 
     def all_methods(self) -> Mapping[str, MethodEntry]:
         """The methods named, and if so wanted those that are only registered."""
@@ -343,7 +207,7 @@ class CompareConfig(_Table):
         entries = {**self.all_methods(), **self.ablations}
         found = [label]
         while (base := entries[found[0]].base) is not None:
-            _one_of(f"{found[0]}.base", base, entries)
+            one_of(f"{found[0]}.base", base, entries)
             if base in found:
                 raise ValueError(f"{label}.base: expected an end, got a circle through {base!r}")
             found.insert(0, base)
@@ -357,20 +221,12 @@ class CompareConfig(_Table):
     @staticmethod
     def _method_of(chain: Any, entries: Mapping[str, MethodEntry]) -> str:
         named = [entries[label].method for label in chain if entries[label].method is not None]
-        return str(
-            _one_of(f"methods.{chain[-1]}", named[-1] if named else chain[0], method_names())
-        )
+        return str(one_of(f"methods.{chain[-1]}", named[-1] if named else chain[0], method_names()))
 
     def replace(self, **changes: Any) -> CompareConfig:
         """A validated copy with some values changed."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return CompareConfig(**{**fields, **changes})
-
-
-def _one_of(kind: str, name: object, known: Any) -> object:
-    if name not in known:
-        raise ValueError(unknown_name(kind, str(name), known))
-    return name
 
 
 def _known_prefix_language(label: str, language: str | None) -> None:
@@ -380,16 +236,6 @@ def _known_prefix_language(label: str, language: str | None) -> None:
         Language.parse(str(language))
     except FactError as error:
         raise ValueError(f"{label}.prefix_language: {error}; or {OWN!r}") from None
-
-
-def _language_codes(codes: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        found = tuple(Language.parse(code).code for code in codes)
-    except FactError as error:
-        raise ValueError(str(error)) from None
-    if not found or len(set(found)) != len(found):
-        raise ValueError("expected one or more language codes, each once")
-    return found
 
 
 def _fields_at(place: Place) -> tuple[str, ...]:

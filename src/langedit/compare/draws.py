@@ -7,7 +7,8 @@ import random
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from langedit.compare.config import COMMON, TuneEntry
+from langedit.compare.config import COMMON
+from langedit.compare.entries import TuneEntry
 from langedit.compare.ranges import Range
 from langedit.errors import ConfigError
 

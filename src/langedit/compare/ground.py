@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from langedit.compare.config import CompareConfig, ModelEntry
+from langedit.compare.config import CompareConfig
+from langedit.compare.entries import ModelEntry
 from langedit.compare.files import read_json, write_json
 from langedit.compare.locks import wait_for_lock
 from langedit.compare.reading import located

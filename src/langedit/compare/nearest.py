@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 from langedit.errors import ConfigError
 
@@ -21,3 +22,14 @@ def require_name(kind: str, name: str, known: Iterable[str]) -> None:
     names = tuple(known)
     if name not in names:
         raise ConfigError(unknown_name(kind, name, names))
+
+
+def one_of(kind: str, name: object, known: Any) -> object:
+    """A name that a validator is given, if it is one of those known.
+
+    Raises:
+        ValueError: it is not; the nearest ones are named.
+    """
+    if name not in known:
+        raise ValueError(unknown_name(kind, str(name), known))
+    return name

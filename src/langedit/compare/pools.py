@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
 
-from langedit.compare.config import CompareConfig, DatasetEntry
+from langedit.compare.config import CompareConfig
+from langedit.compare.entries import DatasetEntry
 from langedit.compare.nearest import unknown_name
 from langedit.compare.reading import located
 from langedit.editing.corpus import read_corpus

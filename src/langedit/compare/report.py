@@ -8,8 +8,6 @@ from typing import Any
 
 from langedit.compare.config import UNEDITED, CompareConfig
 from langedit.compare.figures_of import (
-    MEAN,
-    draws_of,
     interference_of,
     languages_of,
     retention_curve,
@@ -25,20 +23,18 @@ from langedit.compare.report_origin import (
     settings_section,
     trials_section,
 )
-from langedit.compare.summary import (
-    Board,
-    Row,
-    boards_of,
-    is_share,
-    shown_interval,
-    shown_value,
-    units_apart,
+from langedit.compare.report_scores import (
+    Records,
+    ablations_section,
+    by_language_section,
+    cost_section,
+    differences_section,
+    scores_section,
 )
+from langedit.compare.summary import Board, boards_of
 from langedit.errors import ConfigError
 from langedit.evaluation import CrossScore, LanguageMatrix, language_matrix, mean_or_none
 from langedit.reporting import heatmap_figure, percent, stream_figure
-
-Records = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def write_report(
@@ -87,97 +83,18 @@ def _board_parts(
     figures = _Figures(path, f"{board.model}-{board.dataset}".replace("/", "-"), command)
     return [
         heading(2, f"{board.dataset} on {board.model}"),
-        _scores(board),
-        _differences(config, board, records),
-        _ablations(config, board, records),
+        scores_section(board),
+        differences_section(config, board, records),
+        ablations_section(config, board, records),
         heading(3, "By language"),
-        _by_language(board, records),
+        by_language_section(board, records),
         heading(3, "Retention"),
         _retention(shown, figures),
         heading(3, "From language to language"),
         _languages(config, shown, figures),
         heading(3, "Time and memory"),
-        _cost(records),
+        cost_section(records),
     ]
-
-
-def _scores(board: Board) -> str:
-    text = (
-        f"Percent{units_apart(board.columns)} on the final state, mean over facts and seeds, "
-        "with 95 % bootstrap intervals (facts within seeds, and seeds). **Bold**: the interval "
-        "lies above those of all other methods. `unedited` is the model before any edit."
-    )
-    rows = [
-        [name, *board.cells(name, mark=lambda cell: f"**{cell}**"), _ratio(row)]
-        for name, row in board.rows.items()
-        if row.group != "ablations" and row.scores is not None
-    ]
-    heads = ["method", *(name.replace("_", " ") for name in board.columns), "perplexity ×"]
-    return f"{text}\n\n{table(heads, rows)}"
-
-
-def _differences(config: CompareConfig, board: Board, records: Records) -> str:
-    """Every method minus the reference, on the same facts."""
-    reference = config.reference
-    if reference is None or reference not in records:
-        return ""
-    rows = []
-    for name, row in board.rows.items():
-        if row.group == "methods" and name != reference and name in records:
-            pair = records[name], records[reference]
-            rows.append([name, *(_difference(config, *pair, column) for column in board.columns)])
-    heads = ["method", *(name.replace("_", " ") for name in board.columns)]
-    text = (
-        f"{heading(3, f'Against {reference}')}\n\nDifference to `{reference}` in percentage "
-        f"points{units_apart(board.columns)}, paired fact by fact, with 95 % intervals; an "
-        "interval without 0 is a difference."
-    )
-    return f"{text}\n\n{table(heads, rows)}" if rows else ""
-
-
-def _ablations(config: CompareConfig, board: Board, records: Records) -> str:
-    """Every ablation, and how far it is from the entry that it begins with."""
-    rows = []
-    for name, row in board.rows.items():
-        if row.group != "ablations" or row.scores is None:
-            continue
-        base = config.entry(name).base or ""
-        change = _difference(config, records[name], records.get(base, ()), MEAN)
-        seeds = str(row.seeds[0])
-        rows.append([name, base or "–", seeds, *board.cells(name), change])
-    if not rows:
-        return ""
-    heads = ["ablation", "of", "seeds", *(name.replace("_", " ") for name in board.columns)]
-    text = (
-        f"{heading(3, 'Ablations')}\n\nThe last column is the paired difference of the means, "
-        "over the streams that both ran on."
-    )
-    return f"{text}\n\n{table([*heads, 'mean − base'], rows)}"
-
-
-def _by_language(board: Board, records: Records) -> str:
-    first = next(iter(records.values()))[0]
-    languages = languages_of(first)
-    parts = []
-    for metric in (name for name in board.columns if name in first["measures"]["metrics"]):
-        rows = [
-            [name, *(shown_value(metric, _language_mean(own, metric, code)) for code in languages)]
-            for name, own in records.items()
-        ]
-        unit = "percent" if is_share(metric) else "in its own unit"
-        parts.append(f"{metric}, {unit}:\n\n{table(['method', *languages], rows)}")
-    return "\n\n".join(parts)
-
-
-def _language_mean(
-    records: Sequence[Mapping[str, Any]], metric: str, language: str
-) -> float | None:
-    return mean_or_none(
-        fact.get(metric)
-        for record in records
-        for fact in record["facts"]
-        if fact["language"] == language
-    )
 
 
 def _retention(records: Records, figures: _Figures) -> str:
@@ -244,22 +161,6 @@ def _matrices(
     return found
 
 
-def _cost(records: Records) -> str:
-    stages = list(
-        dict.fromkeys(stage for own in records.values() for r in own for stage in r["seconds"])
-    )
-    rows = []
-    for name, own in records.items():
-        seconds = [mean_or_none(r["seconds"].get(stage) for r in own) for stage in stages]
-        peaks = [
-            used for r in own for places in r["peak_bytes"].values() for used in places.values()
-        ]
-        cells = ["–" if value is None else f"{value:.1f}" for value in seconds]
-        rows.append([name, *cells, f"{max(peaks, default=0) / 2**20:.0f}"])
-    heads = ["method", *(f"{stage} (s)" for stage in stages), "peak memory (MiB)"]
-    return f"Mean seconds a run by stage.\n\n{table(heads, rows)}"
-
-
 class _Figures:
     """Writes the figures of a board and says how each was made."""
 
@@ -299,31 +200,6 @@ class _Figures:
         return (
             f"{link(path, self._folder.parent, caption)}\n\n{caption}. Made by `{self._command}`."
         )
-
-
-def _difference(
-    config: CompareConfig,
-    own: Sequence[Mapping[str, Any]],
-    other: Sequence[Mapping[str, Any]],
-    column: str,
-) -> str:
-    """One method minus another over the streams that both ran on, paired fact by fact."""
-    pairs = {record["data"]["fingerprint"]: record for record in other}
-    both = [
-        (record, pairs[record["data"]["fingerprint"]])
-        for record in own
-        if record["data"]["fingerprint"] in pairs
-    ]
-    if not both:
-        return "–"
-    first, second = (
-        draws_of([pair[side] for pair in both], config.metrics, config.resamples) for side in (0, 1)
-    )
-    return shown_interval(column, first.difference(second, column), sign=True)
-
-
-def _ratio(row: Row) -> str:
-    return "–" if row.perplexity is None else f"{row.perplexity:.3f}"
 
 
 def _points(value: float | None) -> str:

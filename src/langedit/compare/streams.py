@@ -11,7 +11,8 @@ from functools import cached_property
 from itertools import chain
 
 from langedit.compare.atlas_pool import atlas_pool
-from langedit.compare.config import CompareConfig, Schedule
+from langedit.compare.config import CompareConfig
+from langedit.compare.entries import Schedule
 from langedit.compare.pools import ATLAS, Part, Pool, dataset_source, file_pool
 from langedit.demo.atlas import Atlas
 from langedit.errors import ConfigError, FactError

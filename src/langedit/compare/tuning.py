@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from langedit.compare.cells import Cell, make_ground, measures_of
-from langedit.compare.config import CompareConfig, TuneEntry
+from langedit.compare.config import CompareConfig
 from langedit.compare.draws import draw_trials
+from langedit.compare.entries import TuneEntry
 from langedit.compare.figures_of import MEAN, OBJECTIVE, means_of
 from langedit.compare.grid import Outcome
 from langedit.compare.ground import Ground, Say

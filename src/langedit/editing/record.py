@@ -13,7 +13,7 @@ from torch import Tensor
 from langedit.errors import RecordError
 from langedit.facts import Fact
 from langedit.linalg import DenseUpdate, LowRankUpdate, Update
-from langedit.models import ModelIdentity
+from langedit.models import ChatSettings, ModelIdentity
 
 Score = Mapping[str, float | None]
 """Scores of a fact in [0, 1]: efficacy, generalization, specificity; `None` where not probed."""
@@ -97,7 +97,7 @@ class EditedModelRecord:
         layers: edited layer -> where its weight is.
         method: how the updates were made.
         structure: names of modules that are not found by themselves.
-        settings: all settings, for people.
+        settings: all settings, for people; exports read how facts are asked (`chat`).
         batches: the batches, oldest first. Their updates are summed in this order.
         selection: what was left out of a longer record, in words; `None` if nothing was.
 
@@ -130,6 +130,24 @@ class EditedModelRecord:
             raise RecordError(f"batches: expected each number once, got {numbers}")
         for batch in self.batches:
             self._check_batch(batch)
+
+    @property
+    def chat(self) -> ChatSettings | None:
+        """How the facts were put to the model, by the settings; `None`: as plain text.
+
+        Raises:
+            RecordError: the settings say it in values of the wrong kind.
+        """
+        if not self.settings.get("chat"):
+            return None
+        prompt = self.settings.get("system_prompt")
+        date = self.settings.get("chat_date", ChatSettings().date)
+        if not isinstance(prompt, str | None) or not isinstance(date, str):
+            raise RecordError(
+                "settings: expected text as system_prompt and chat_date, got "
+                f"{prompt!r} and {date!r}: export again from the edited folder"
+            )
+        return ChatSettings(system_prompt=prompt, date=date)
 
     @property
     def facts(self) -> tuple[Fact, ...]:

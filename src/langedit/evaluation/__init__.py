@@ -46,6 +46,8 @@ from langedit.evaluation.scoring import (
     ScoreValues,
     by_language,
     fact_scores,
+    mean_scores,
+    score_both_ways,
     score_facts,
 )
 from langedit.evaluation.texts import Continuation, continue_greedily, greedy_text, perplexity
@@ -92,11 +94,13 @@ __all__ = [
     "interference_scores",
     "language_matrix",
     "mean_or_none",
+    "mean_scores",
     "ngram_entropy",
     "paired",
     "perplexity",
     "resample",
     "retention_grid",
+    "score_both_ways",
     "score_facts",
     "token_accuracy",
     "transfer_scores",

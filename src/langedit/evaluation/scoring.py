@@ -119,6 +119,33 @@ def fact_scores(
     ]
 
 
+def score_both_ways(
+    model: EditableModel, facts: Sequence[Fact], *, processes: Processes = ALONE
+) -> tuple[tuple[FactScore, ...], tuple[FactScore, ...]]:
+    """Scores of facts as the model is asked and, where that is in a chat, also as plain text.
+
+    Args:
+        model: the model as it is now, edited or not.
+        facts: the facts.
+        processes: as for `score_facts`.
+
+    Returns:
+        The scores, and those as plain text: none for a model that is asked in plain text anyway.
+    """
+    own = tuple(score_facts(model, facts, processes=processes))
+    if model.chat is None:
+        return own, ()
+    return own, tuple(score_facts(model.with_chat(None), facts, processes=processes))
+
+
+def mean_scores(scores: Sequence[FactScore]) -> dict[str, Any]:
+    """Means over all facts and by language as JSON-able values, as reports have them."""
+    return {
+        "all": Scores.of(scores).to_dict(),
+        "by_language": {name: own.to_dict() for name, own in by_language(scores).items()},
+    }
+
+
 def by_language(scores: Sequence[FactScore]) -> Mapping[str, Scores]:
     """Means by language, languages in order of first appearance."""
     languages = dict.fromkeys(score.language for score in scores)

@@ -12,14 +12,9 @@ from langedit.facts import Fact, make_batches
 from langedit.facts.batches import comparable
 from langedit.facts.jsonl import fact_to_json
 from langedit.facts.listing import listed
+from langedit.workspace.clashes import clashing, contradiction
 from langedit.workspace.history import Standing
-from langedit.workspace.recorder import (
-    LedgerRecorder,
-    OnBreach,
-    clashing,
-    contradiction,
-    halves,
-)
+from langedit.workspace.recorder import LedgerRecorder, OnBreach, halves
 from langedit.workspace.rows import Event, Job, text_hash
 from langedit.workspace.stream import Batch, StreamStep, run_stream
 from langedit.workspace.workspace import Workspace

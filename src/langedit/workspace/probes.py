@@ -14,6 +14,7 @@ from langedit.evaluation import (
     forced_answers,
     mean_or_none,
     perplexity,
+    score_both_ways,
     score_facts,
     token_accuracy,
 )
@@ -84,11 +85,13 @@ class Probed:
 
     Attributes:
         scores: of the batch's facts.
+        plain_scores: of a model that is asked in a chat: of the same facts as plain text.
         retention: mean efficacy of earlier facts now, divided by what it was right after their own
             batches; `None` where none was right then, or none was asked.
     """
 
     scores: tuple[FactScore, ...]
+    plain_scores: tuple[FactScore, ...]
     retention: float | None
 
 
@@ -103,12 +106,12 @@ def probe_batch(
         earlier: facts of other batches, with their efficacy right after these.
     """
     with timed({}, "scores", editor.profiler):
-        scores = score_facts(editor.model, facts)
+        scores, plain = score_both_ways(editor.model, facts)
         now = score_facts(editor.model, [fact for fact, _ in earlier], kinds=("efficacy",))
     mean_now = mean_or_none(score.efficacy for score in now)
     then = mean_or_none(efficacy for _, efficacy in earlier)
     kept = mean_now / then if mean_now is not None and then else None
-    return Probed(scores=tuple(scores), retention=kept)
+    return Probed(scores=scores, plain_scores=plain, retention=kept)
 
 
 def specificity(editor: Editor, facts: Sequence[Fact]) -> float | None:

@@ -10,11 +10,10 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from langedit.editing import BatchReport, Editor
-from langedit.errors import FactError, NumericalError
-from langedit.evaluation import mean_or_none
+from langedit.errors import NumericalError
+from langedit.evaluation import mean_or_none, mean_scores
 from langedit.facts import Fact
-from langedit.facts.batches import comparable
-from langedit.facts.listing import listed
+from langedit.workspace.clashes import clashing, contradiction
 from langedit.workspace.history import Change, Standing
 from langedit.workspace.ledger import Draft
 from langedit.workspace.probes import (
@@ -150,6 +149,7 @@ class LedgerRecorder:
             **report_figures(report),
             "report": report.to_dict(),
             "guards": [asdict(reading) for reading in readings],
+            "plain_scores": _plain_scores(probed),
             "software": software(editor),
         }
         after = self._weights if broken else editor.weights_hash
@@ -187,6 +187,7 @@ class LedgerRecorder:
             facts=len(report.facts),
             languages=language_counts(report.facts),
             efficacy=mean_or_none(score.efficacy for score in probed.scores),
+            plain_efficacy=mean_or_none(score.efficacy for score in probed.plain_scores),
             retention=probed.retention,
             independence_max=report.independence_max,
             update_ratio=max(norm.ratio for norm in report.norms.values()),
@@ -260,34 +261,6 @@ class LedgerRecorder:
         ]
 
 
-def clashing(
-    workspace: Workspace, standing: Sequence[Standing], facts: Sequence[Fact]
-) -> list[tuple[Fact, FactRow]]:
-    """Facts that give another answer than one in the model to the same question, with that one."""
-    dropped = {item.batch: item.dropped for item in standing}
-    return [
-        (fact, row)
-        for fact in facts
-        for row in workspace.ledger.asking_the_same(fact)
-        if row.event in dropped
-        and row.position not in dropped[row.event]
-        and comparable(row.fact.target) != comparable(fact.target)
-    ]
-
-
-def contradiction(clashes: Sequence[tuple[Fact, FactRow]]) -> FactError:
-    """The error for facts that contradict the model."""
-    lines = [
-        f"{fact.language}: {fact.text!r} -> {fact.target!r}; batch {old.event} says "
-        f"{old.fact.target!r}"
-        for fact, old in clashes
-    ]
-    return FactError(
-        "expected facts that agree with those edited before, got others for the same prompts; "
-        f"leave them out, or replace the earlier ones with --supersede:\n{listed(lines)}"
-    )
-
-
 def halves(batch: Batch) -> tuple[Batch, ...]:
     """A batch cut in two; nothing is left to cut of a single fact."""
     middle = (len(batch) + 1) // 2
@@ -297,6 +270,11 @@ def halves(batch: Batch) -> tuple[Batch, ...]:
 def language_counts(facts: Sequence[Fact]) -> dict[str, int]:
     """Language -> number of facts, in order of first appearance."""
     return dict(Counter(fact.language for fact in facts))
+
+
+def _plain_scores(probed: Probed) -> dict[str, Any] | None:
+    """What a batch's facts score as plain text, as reports of an edit have it."""
+    return {"after": mean_scores(probed.plain_scores)} if probed.plain_scores else None
 
 
 def _nth_kept(index: int, dropped: Sequence[int]) -> int:

@@ -21,6 +21,8 @@ class Summary:
         facts: how many facts were edited, refused or taken back.
         languages: language -> how many of them.
         efficacy: mean efficacy in [0, 1] of the batch right after it.
+        plain_efficacy: the same asked as plain text, where the model is edited in a chat; `None`
+            elsewhere, and in rows from before this was recorded.
         retention: mean efficacy of earlier facts after the batch, divided by what it was right
             after their own batches; `None` where there are none.
         independence_max: largest |dW k| / |W k| over earlier keys.
@@ -35,6 +37,7 @@ class Summary:
     facts: int
     languages: Mapping[str, int]
     efficacy: float | None = None
+    plain_efficacy: float | None = None
     retention: float | None = None
     independence_max: float | None = None
     update_ratio: float | None = None
@@ -55,9 +58,9 @@ class Summary:
         Raises:
             ValueError, TypeError, KeyError: it is no summary.
         """
-        said = json.loads(text)
+        said = {"plain_efficacy": None, **json.loads(text)}
         counts = (said["languages"], said["rank_left"])
-        numbers = ("efficacy", "retention", "independence_max", "update_ratio")
+        numbers = ("efficacy", "plain_efficacy", "retention", "independence_max", "update_ratio")
         words = (said["then"], said["how"])
         good = (
             isinstance(said["facts"], int)

@@ -29,6 +29,8 @@ class BaseSource:
 def load_base(record: EditedModelRecord, base: BaseSource | None = None) -> EditableModel:
     """Load the model that a record was made from, in the precision in which it was edited.
 
+    It is asked as it was when it was edited: through its chat template, or in plain text.
+
     Args:
         record: the record.
         base: where the model is; `None` for where the record says.
@@ -65,7 +67,7 @@ def load_base(record: EditedModelRecord, base: BaseSource | None = None) -> Edit
                 f"layer {layer}: expected updates of shape "
                 f"{(model.structure.d_model, model.structure.d_in)}, got {shape}"
             )
-    return model
+    return model.with_chat(record.chat)
 
 
 def add_edits(model: EditableModel, record: EditedModelRecord) -> None:
