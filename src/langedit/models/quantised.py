@@ -22,6 +22,7 @@ from langedit.errors import ModelError, NumericalError
 from langedit.models.blocks import linear_sizes
 
 _ROWS = 1024  # unit vectors in one call
+_REPACKS = "support_avx512bf16_for_cpu"  # of bitsandbytes' Linear4bit
 
 
 def is_quantised(module: nn.Module) -> bool:
@@ -49,16 +50,30 @@ def quantised_modules(model: nn.Module) -> dict[str, nn.Module]:
 def stored_tensors(name: str, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Everything that a quantised module stores, by name: packed values, scales, bias.
 
-    A copy is asked: bitsandbytes packs 4-bit weights anew when they are read on a CPU.
+    A copy is asked, since reading changes 4-bit modules of bitsandbytes that have packed
+    themselves anew.
     """
     for key, value in copy.deepcopy(module).state_dict(prefix=f"{name}.").items():
         yield from _plain_parts(key, value)
 
 
+def keep_stored_form(model: nn.Module) -> None:
+    """See that running a quantised model does not change what its modules store.
+
+    On processors with bfloat16 instructions, 4-bit modules of bitsandbytes 0.50 pack their weights
+    anew and round their scales in their first run, and cannot be written to a file after that. Each
+    has a switch for it, which is turned off here: before the model is run for the first time.
+    """
+    for module in model.modules():
+        if hasattr(module, _REPACKS):
+            setattr(module, _REPACKS, False)
+
+
 def require_savable(model: PreTrainedModel) -> None:
     """See that quantised modules still do the same when their state has been read for a file.
 
-    bitsandbytes 0.50 loses the order of the scales of 4-bit modules that have run on a CPU.
+    bitsandbytes 0.50 loses the order of the scales of 4-bit modules that have packed themselves
+    anew (`keep_stored_form`).
 
     Raises:
         ModelError: one does not, so that a checkpoint would be wrong.
@@ -78,8 +93,8 @@ def require_savable(model: PreTrainedModel) -> None:
         if not torch.allclose(before.float(), after.float(), rtol=0.05, atol=1e-3):
             raise ModelError(
                 f"{name} ({kind_of(module)}) cannot be saved after it has run on {device}: its "
-                "library would write other values. Save on the device it is made for, or edit the "
-                "unquantised model"
+                "library would write other values. Save the quantised model before its first run "
+                "and edit that checkpoint, or edit the unquantised model"
             )
 
 

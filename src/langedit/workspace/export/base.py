@@ -8,7 +8,7 @@ from langedit.editing import EditedModelRecord
 from langedit.editing.batch import sum_updates
 from langedit.editing.record import update_shape
 from langedit.errors import RecordError
-from langedit.models import EditableModel, load_model
+from langedit.models import EditableModel, dequantise_projections, load_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,8 @@ class BaseSource:
 
 def load_base(record: EditedModelRecord, base: BaseSource | None = None) -> EditableModel:
     """Load the model that a record was made from, in the precision in which it was edited.
+
+    Projections that were edited are plain in it, where the model is quantised.
 
     Args:
         record: the record.
@@ -65,6 +67,7 @@ def load_base(record: EditedModelRecord, base: BaseSource | None = None) -> Edit
                 f"layer {layer}: expected updates of shape "
                 f"{(model.structure.d_model, model.structure.d_in)}, got {shape}"
             )
+    dequantise_projections(model, record.layers)
     return model
 
 
