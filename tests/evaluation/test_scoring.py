@@ -269,5 +269,5 @@ def test_scores_of_activations_that_overflow_float16_are_refused_by_prompt():
 def test_prefixes_of_activations_that_overflow_float16_are_refused():
     model = tiny_editable(dtype=torch.float16)
     model.projection(2).weight.mul_(3e4)
-    with pytest.raises(NumericalError, match="prefixes: .*'The'.*torch.float16"):
+    with pytest.raises(NumericalError, match=r"prefixes: .*'The'.*torch.float16"):
         generate_prefixes(model, ["en"], seed_words={"en": ["The"]})
