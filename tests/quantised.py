@@ -92,12 +92,12 @@ def _bitsandbytes(**options: Any) -> Any:
     return BitsAndBytesConfig(**options)
 
 
-def _torchao(dtype: torch.dtype, group: int) -> Any:
+def _torchao_4bit() -> Any:
     from torchao.quantization import IntxWeightOnlyConfig
     from torchao.quantization.granularity import PerGroup
     from transformers import TorchAoConfig
 
-    return TorchAoConfig(IntxWeightOnlyConfig(weight_dtype=dtype, granularity=PerGroup(group)))
+    return TorchAoConfig(IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(16)))
 
 
 def _torchao_8bit() -> Any:
@@ -113,5 +113,5 @@ SCHEMES = {
         "bitsandbytes", lambda: _bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     ),
     "torchao 8-bit": Scheme("torchao", _torchao_8bit),
-    "torchao 4-bit": Scheme("torchao", lambda: _torchao(torch.int4, group=32)),
+    "torchao 4-bit": Scheme("torchao", _torchao_4bit),
 }

@@ -16,7 +16,7 @@ from langedit.models.positions import (
     encode_prompt,
     encode_text,
 )
-from langedit.models.quantised import require_savable
+from langedit.models.quantised import require_runs
 from langedit.models.saving import save_weights
 from langedit.models.structure import ModelStructure, find_structure
 
@@ -43,7 +43,7 @@ __all__ = [
     "pad_batch",
     "render_prompt",
     "replace_output",
-    "require_savable",
+    "require_runs",
     "save_weights",
     "values_of",
     "weights_hash",

@@ -18,7 +18,6 @@ from langedit.models.hooks import hidden_of
 from langedit.models.identity import ModelIdentity, weights_hash
 from langedit.models.offload import compute_device, find_offloaded, input_device, values_of
 from langedit.models.padding import PaddedBatch
-from langedit.models.quantised import keep_stored_form
 from langedit.models.structure import ModelStructure
 
 _STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -50,7 +49,6 @@ class EditableModel:
         """
         if model.training:
             raise ModelError(f"{type(model).__name__} is in training mode; call model.eval() first")
-        keep_stored_form(model)
         self.model = model
         self.tokenizer = tokenizer
         self.structure = structure

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from langedit.errors import ModelError
 from langedit.models.offload import values_of
-from langedit.models.quantised import quantised_modules, require_savable
+from langedit.models.quantised import require_savable
 
 
 def save_weights(
@@ -34,7 +34,7 @@ def save_weights(
     """
     require_savable(model)
     # Conversions of quantised weights cannot be taken back: these are written as they are named.
-    convert = not quantised_modules(model)
+    convert = getattr(model.config, "quantization_config", None) is None
     if not any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
         # With a state of its own: that of quantised modules is more than their tensors.
         model.save_pretrained(folder, max_shard_size=max_shard_size, save_original_format=convert)
