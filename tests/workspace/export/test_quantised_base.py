@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tiny import tiny_editable
 
 from langedit.editing import Editor
+from langedit.errors import RecordError
 from langedit.evaluation import score_facts
 from langedit.models.quantised import quantised_modules
 from langedit.workspace.export import export_adapter, export_merged, load_base
@@ -61,3 +62,13 @@ def test_a_smaller_adapter_is_scored_on_the_base(editor: Editor, tmp_path: Path)
     assert outcome.loss is not None
     assert outcome.loss.exact == tuple(score_facts(editor.model, record.facts))
     assert len(outcome.scores) == len(FACTS) + len(LATER)
+
+
+def test_a_model_that_was_quantised_while_it_was_loaded_must_be_saved_first(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "langedit.workspace.export.base.load_model", lambda *_, **__: tiny_editable()
+    )
+    with pytest.raises(RecordError, match="must be saved quantised before it is edited"):
+        load_base(editor.record())

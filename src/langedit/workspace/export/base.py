@@ -52,7 +52,8 @@ def load_base(record: EditedModelRecord, base: BaseSource | None = None) -> Edit
         raise RecordError(
             f"{place.source}: expected the base model that was edited, {record.base.source} with "
             f"weights {record.base.weights_hash}, got weights {came}: give the folder or the "
-            "revision of that model"
+            "revision of that model. One that was quantised while it was loaded must be saved "
+            "quantised before it is edited"
         )
     for layer, where in record.layers.items():
         if not layer < model.structure.n_layers or model.weight_name(layer) != where.weight_name:
