@@ -147,17 +147,25 @@ def _run(
     for item in asked:
         end = at + len(items[item][1])
         if any(map(math.isnan, chosen[at:end])):
-            raise _no_numbers(model, items[item])
+            prompt, answer = items[item]
+            text = shortened(str(model.tokenizer.decode(list(answer))))
+            raise no_numbers(model, repr(text), prompt)
         answers[item] = ForcedAnswer(tuple(best[at:end]), tuple(chosen[at:end]))
         at = end
     return answers
 
 
-def _no_numbers(model: EditableModel, item: Encoded) -> NumericalError:
-    """What to say where the most probable token would be any token."""
-    prompt, answer = (shortened(str(model.tokenizer.decode(list(ids)))) for ids in item)
+def no_numbers(model: EditableModel, what: str, prompt: Sequence[int]) -> NumericalError:
+    """What to say where the most probable token would be any token.
+
+    Args:
+        model: whose logits are not numbers.
+        what: was asked for, in words.
+        prompt: token ids before it.
+    """
+    before = shortened(str(model.tokenizer.decode(list(prompt))))
     return NumericalError(
-        f"expected probabilities of {answer!r} after {prompt!r}, got values that are not numbers: "
+        f"expected probabilities of {what} after {before!r}, got values that are not numbers: "
         f"activations overflow {model.model.dtype}, or the edits have spoiled the model. Load it "
         "in float32 or bfloat16, or undo the last batch"
     )
