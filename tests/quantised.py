@@ -1,6 +1,11 @@
-"""Linear modules that keep their weights as libraries do that quantise, in miniature."""
+"""Quantised models: with modules in miniature, and as libraries make them that are installed."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,3 +64,54 @@ def quantise(model: EditableModel, kind: str) -> EditableModel:
             if isinstance(module, nn.Linear):
                 block.set_submodule(name, QUANTISERS[kind](module))
     return model
+
+
+# --- libraries ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way to quantise while a checkpoint is loaded.
+
+    Attributes:
+        library: the package that it needs.
+        make: gives what `from_pretrained` takes as `quantization_config`.
+    """
+
+    library: str
+    make: Callable[[], Any]
+
+    @property
+    def installed(self) -> bool:
+        return find_spec(self.library) is not None
+
+
+def _bitsandbytes(**options: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(**options)
+
+
+def _torchao_4bit() -> Any:
+    from torchao.quantization import IntxWeightOnlyConfig
+    from torchao.quantization.granularity import PerGroup
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(16)))
+
+
+def _torchao_8bit() -> Any:
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
+
+
+SCHEMES = {
+    "bitsandbytes 8-bit": Scheme("bitsandbytes", lambda: _bitsandbytes(load_in_8bit=True)),
+    "bitsandbytes 4-bit": Scheme(
+        "bitsandbytes", lambda: _bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    ),
+    "torchao 8-bit": Scheme("torchao", _torchao_8bit),
+    "torchao 4-bit": Scheme("torchao", _torchao_4bit),
+}

@@ -11,7 +11,8 @@ import torch
 from chat_templates import chat_model
 from tiny import tiny_editable
 
-from langedit.errors import FactError
+from langedit.editing import generate_prefixes
+from langedit.errors import FactError, NumericalError
 from langedit.evaluation import (
     FORCED,
     METRICS,
@@ -30,7 +31,7 @@ from langedit.evaluation import (
 )
 from langedit.facts import Fact, Probe
 from langedit.linalg import LowRankUpdate
-from langedit.models import ChatSettings
+from langedit.models import ChatSettings, Recorder
 
 FACTS = (
     Fact(
@@ -267,3 +268,37 @@ def test_greedy_text_is_the_models_own():
         model.tokenizer.decode(ids[0, start:], skip_special_tokens=True).split(".")[0].strip()
     )
     assert greedy_text(model, "en", [prompt], max_new_tokens=4) == [expected]
+
+
+def test_scores_of_activations_that_overflow_float16_are_refused_by_prompt():
+    """An overflow after the edited layers, of one fact only: any token would look most probable."""
+    sizes, model = [], tiny_editable()
+    for fact in FACTS[1:]:
+        ids, answer = encode_answer(model, fact.language, fact.text, fact.target)
+        with Recorder(model.model, outputs=[model.projection_name(2)]) as seen, torch.no_grad():
+            model.model(input_ids=torch.tensor([[*ids, *answer]]))
+        asked = seen.outputs[model.projection_name(2)][0, len(ids) - 1 : -1]
+        sizes.append(float(asked.abs().max()))
+    assert abs(sizes[0] - sizes[1]) > 0.1 * max(sizes)
+    larger = sizes.index(max(sizes))
+    half = tiny_editable(dtype=torch.float16)
+    factor = torch.finfo(torch.float16).max / (sum(sizes) / 2)
+    gain = factor**0.5  # the projection's weight and its input, so that both stay in range
+    half.projection(2).weight.mul_(gain)
+    half.layer(2).mlp.up_proj.weight.mul_(gain)
+    sound, spoiled = FACTS[2 - larger], FACTS[1 + larger]
+    bare = [replace(own, paraphrases=(), neighbourhood=()) for own in (sound, spoiled)]
+    assert score_facts(half, bare[:1], kinds=FORCED)[0].efficacy is not None
+    with pytest.raises(NumericalError, match=f"{spoiled.subject}.*not numbers.*torch.float16"):
+        score_facts(half, bare, kinds=FORCED)
+    half.projection(2).weight.mul_(4)
+    ids = encode_answer(half, spoiled.language, spoiled.text, spoiled.target)[0]
+    with pytest.raises(NumericalError, match=f"next token after .*{spoiled.subject}"):
+        continue_greedily(half, [ids], [2])
+
+
+def test_prefixes_of_activations_that_overflow_float16_are_refused():
+    model = tiny_editable(dtype=torch.float16)
+    model.projection(2).weight.mul_(3e4)
+    with pytest.raises(NumericalError, match=r"prefixes: .*'The'.*torch.float16"):
+        generate_prefixes(model, ["en"], seed_words={"en": ["The"]})

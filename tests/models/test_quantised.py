@@ -6,19 +6,27 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from edits import random_moments, settings
 from quantised import QUANTISERS, Int8Linear, quantise
-from tiny import tiny_editable
+from tiny import tiny_editable, tiny_tokenizer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from langedit.editing import Editor
 from langedit.errors import ModelError, NumericalError
 from langedit.models import (
     dequantise_projections,
     find_structure,
-    require_savable,
+    require_runs,
     weights_hash,
 )
-from langedit.models.quantised import dequantise, is_quantised, quantised_modules
+from langedit.models.quantised import (
+    dequantise,
+    is_quantised,
+    keep_stored_form,
+    quantised_modules,
+    require_savable,
+)
 
 KINDS = tuple(QUANTISERS)
 
@@ -144,3 +152,45 @@ def test_a_module_that_reading_spoils_cannot_be_saved():
         require_savable(model.model)
     weights_hash(model.model)
     assert torch.equal(model.model.model.layers[1].mlp.up_proj.scale, scale)
+
+
+def test_a_module_that_stood_for_a_transposed_one_becomes_that_again():
+    plain = tiny_editable("gpt2")
+    model = tiny_editable("gpt2")
+    source = plain.projection(1)
+    straight = nn.Linear(source.nx, source.nf)
+    straight.weight.data.copy_(source.weight.T)
+    straight.bias.data.copy_(source.bias)
+    module = Int8Linear(straight)
+    module.source_cls = Conv1D
+    model.model.set_submodule(model.projection_name(1), module)
+    assert list(dequantise_projections(model, (0, 1))) == [1]
+    assert isinstance(model.projection(1), Conv1D)
+    assert torch.equal(model.read_weight(1), module.true_weight())
+    assert torch.equal(model.projection(1).bias, source.bias)
+    ids = torch.tensor([[5, 9, 30]])
+    expected = plain.model(input_ids=ids).logits
+    assert 0 < (model.model(input_ids=ids).logits - expected).abs().max() < 0.2
+
+
+def test_a_quantised_model_that_cannot_be_run_is_refused():
+    model = quantise(tiny_editable(), "int8").model
+    require_runs(model)
+
+    def fail(_):
+        raise NotImplementedError("no kernel\nfor cpu")
+
+    model.get_submodule("model.layers.1.mlp.up_proj").forward = fail
+    with pytest.raises(ModelError, match=r"q_proj: Int8Linear of int8.*on cpu: no kernel for cpu"):
+        require_runs(model)
+    with pytest.raises(ModelError, match="edit the unquantised model"):
+        Editor(model, tiny_tokenizer(), settings(), random_moments(tiny_editable()))
+
+
+def test_modules_that_would_pack_themselves_anew_are_told_not_to():
+    model = quantise(tiny_editable(), "int8")
+    module = model.projection(1)
+    module.support_avx512bf16_for_cpu = True
+    keep_stored_form(model.model)
+    assert module.support_avx512bf16_for_cpu is False
+    assert not hasattr(model.projection(2), "support_avx512bf16_for_cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -10,7 +11,8 @@ from transformers import utils
 
 def quiet_transformers() -> None:
     """Show errors only, and no progress bars unless the error stream is a terminal."""
-    logging: Any = utils.logging
-    logging.set_verbosity_error()
+    own: Any = utils.logging
+    own.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line for every product it rounds
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+        own.disable_progress_bar()

@@ -31,7 +31,6 @@ from langedit.models import (
     ModelIdentity,
     dequantise_projections,
     load_model,
-    require_savable,
 )
 from langedit.parallel import ALONE, Processes
 from langedit.profiler import Profiler, timed
@@ -339,7 +338,6 @@ class Editor:
             ModelError: a quantised module would be saved with other values.
         """
         if self.processes.is_first:
-            require_savable(self.model.model)
             save_edited(Path(folder), self, scores)
 
     def _prepare(

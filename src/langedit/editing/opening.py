@@ -11,7 +11,7 @@ from langedit.editing.methods import LayerState, Method
 from langedit.editing.moments import Moments
 from langedit.editing.spectra import with_spectrum
 from langedit.errors import ConfigError, MomentsError
-from langedit.models import EditableModel, ModelIdentity, find_structure
+from langedit.models import EditableModel, ModelIdentity, find_structure, require_runs
 
 
 def wrap_model(
@@ -24,6 +24,7 @@ def wrap_model(
     Raises:
         ConfigError: a plain model without a tokenizer.
         StructureError: a part of the model is not found.
+        ModelError: it is quantised and cannot be run.
     """
     if isinstance(model, EditableModel):
         return (
@@ -31,6 +32,7 @@ def wrap_model(
         )
     if tokenizer is None:
         raise ConfigError("tokenizer: expected the model's fast tokenizer, got none: give it")
+    require_runs(model)
     structure = find_structure(model, config.structure or None)
     return EditableModel(model, tokenizer, structure, chat=config.chat_settings)
 

@@ -15,7 +15,7 @@ import torch
 from babel import Locale, UnknownLocaleError
 from torch import Tensor
 
-from langedit.errors import ConfigError, OutputError
+from langedit.errors import ConfigError, NumericalError, OutputError
 from langedit.facts import Language
 from langedit.models import EditableModel
 
@@ -161,6 +161,7 @@ def generate_prefixes(
 
     Raises:
         ConfigError: a language has no seed words.
+        NumericalError: the model's activations overflow after a seed word.
     """
     texts = {}
     for language in dict.fromkeys(languages):
@@ -188,6 +189,11 @@ def _continue(model: EditableModel, word: str, length: int, generator: torch.Gen
         batch = torch.tensor([ids], device=model.device)
         with torch.no_grad():
             logits = model.model(input_ids=batch, use_cache=False).logits[0, -1]
+        if bool(logits.isnan().any()):
+            raise NumericalError(
+                f"prefixes: expected the model to go on after {word!r}, got logits that are not "
+                f"numbers: activations overflow {logits.dtype}. Load it in float32 or bfloat16"
+            )
         ids.append(_sample(logits, special, generator))
     return _clean(str(model.tokenizer.decode(ids, skip_special_tokens=True)))
 

@@ -123,10 +123,11 @@ def row_languages(facts: Sequence[Fact], rows: Sequence[int]) -> tuple[str, ...]
 
 def fact_name(fact: Fact) -> str:
     """The fact's id, or else its prompt and target, of which long ones are cut in the middle."""
-    return fact.id or f"{fact.language}: {_shortened(fact.text)} -> {_shortened(fact.target)}"
+    return fact.id or f"{fact.language}: {shortened(fact.text)} -> {shortened(fact.target)}"
 
 
-def _shortened(text: str, most: int = 100) -> str:
+def shortened(text: str, most: int = 100) -> str:
+    """The text for a message; one longer than `most` characters is cut in the middle."""
     return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :].lstrip()}"
 
 

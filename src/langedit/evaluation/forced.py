@@ -7,6 +7,7 @@ model cannot see it, and logits are computed at the answers' places only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from langedit.editing.batching import halve_on_oom, micro_batches
+from langedit.editing.requests import shortened
+from langedit.errors import NumericalError
 from langedit.evaluation.sharing import Beginnings, maximal_rows, shared_mlps
 from langedit.models import EditableModel, answer_text, encode_answers, pad_batch
 from langedit.parallel import ALONE, Processes
@@ -89,6 +92,7 @@ def forced_answers(
         One answer an item, in order.
 
     Raises:
+        NumericalError: the model gives no numbers for an answer; the message names it.
         LangEditError: memory does not hold one text; batches are halved before that.
     """
     rows, owners = maximal_rows([(*prompt, *answer)[:-1] for prompt, answer in items])
@@ -142,9 +146,29 @@ def _run(
     answers, at = {}, 0
     for item in asked:
         end = at + len(items[item][1])
+        if any(map(math.isnan, chosen[at:end])):
+            prompt, answer = items[item]
+            text = shortened(str(model.tokenizer.decode(list(answer))))
+            raise no_numbers(model, repr(text), prompt)
         answers[item] = ForcedAnswer(tuple(best[at:end]), tuple(chosen[at:end]))
         at = end
     return answers
+
+
+def no_numbers(model: EditableModel, what: str, prompt: Sequence[int]) -> NumericalError:
+    """What to say where the most probable token would be any token.
+
+    Args:
+        model: whose logits are not numbers.
+        what: was asked for, in words.
+        prompt: token ids before it.
+    """
+    before = shortened(str(model.tokenizer.decode(list(prompt))))
+    return NumericalError(
+        f"expected probabilities of {what} after {before!r}, got values that are not numbers: "
+        f"activations overflow {model.model.dtype}, or the edits have spoiled the model. Load it "
+        "in float32 or bfloat16, or undo the last batch"
+    )
 
 
 def _read(logits: Tensor, place: Tensor, expected: Tensor) -> tuple[list[int], list[float]]:

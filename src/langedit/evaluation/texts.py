@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 
 from langedit.editing.batching import halve_on_oom, micro_batches
 from langedit.errors import FactError
+from langedit.evaluation.forced import no_numbers
 from langedit.facts import Language
 from langedit.models import EditableModel, encode_text, pad_batch
 from langedit.parallel import ALONE, Processes
@@ -49,6 +50,9 @@ def continue_greedily(
         new_tokens: how many tokens each prompt gets, at most.
         batch_tokens: padded tokens of prompts and continuations in one batch.
         processes: each runs its share of the batches; all get every continuation.
+
+    Raises:
+        NumericalError: the model gives no numbers after a prompt; the message names it.
     """
     needed: dict[tuple[int, ...], int] = {}
     for prompt, count in zip(prompts, new_tokens, strict=True):
@@ -137,7 +141,11 @@ def text_log_probabilities(
 def _generate(
     model: EditableModel, prompts: Sequence[tuple[int, ...]], new_tokens: int
 ) -> list[tuple[int, ...]]:
-    """Ids of greedy continuations, cut before the end token."""
+    """Ids of greedy continuations, cut before the end token.
+
+    Raises:
+        NumericalError: the model gives no numbers after a prompt; the message names it.
+    """
     batch = pad_batch(prompts, model.pad_id, side="left", device=model.device)
     ends = _end_tokens(model)
     settings = cast(Any, GenerationConfig)(
@@ -153,8 +161,20 @@ def _generate(
         eos_token_id=sorted(ends) or None,
     )
     generate: Callable[..., Tensor] = cast(Any, model.model).generate
+
+    def require_numbers(_: Tensor, scores: Tensor) -> Tensor:
+        spoiled = scores.isnan().any(dim=-1).nonzero().flatten().tolist()
+        if spoiled:
+            raise no_numbers(model, "the next token", prompts[spoiled[0]])
+        return scores
+
     with torch.no_grad():
-        output = generate(batch.ids, attention_mask=batch.mask, generation_config=settings)
+        output = generate(
+            batch.ids,
+            attention_mask=batch.mask,
+            generation_config=settings,
+            logits_processor=[require_numbers],
+        )
     found = []
     for row in output[:, batch.ids.shape[1] :].tolist():
         end = next((at for at, token in enumerate(row) if token in ends), len(row))

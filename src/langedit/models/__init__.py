@@ -17,7 +17,7 @@ from langedit.models.positions import (
     encode_prompt,
     encode_text,
 )
-from langedit.models.quantised import require_savable
+from langedit.models.quantised import require_runs
 from langedit.models.saving import save_weights
 from langedit.models.structure import ModelStructure, find_structure
 
@@ -46,7 +46,7 @@ __all__ = [
     "render_prompt",
     "replace_attention",
     "replace_output",
-    "require_savable",
+    "require_runs",
     "save_weights",
     "values_of",
     "weights_hash",

@@ -23,6 +23,7 @@ from langedit.errors import ConfigError, ModelError, StructureError
 from langedit.models.editable import EditableModel
 from langedit.models.placement import DeviceMap, Placement
 from langedit.models.positions import require_offsets
+from langedit.models.quantised import require_runs
 from langedit.models.structure import find_structure
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -60,7 +61,7 @@ def load_model(
 
     Raises:
         ModelError: no such folder, no checkpoint in it, damaged or incomplete weights, no
-            tokenizer, or a hub model that cannot be fetched.
+            tokenizer, a hub model that cannot be fetched, or a quantised model that cannot be run.
         StructureError: an encoder-decoder, or a part that is not found.
         TokenError: only a slow tokenizer.
         ConfigError: an unknown dtype, a device map that cannot be read, or one without accelerate.
@@ -73,6 +74,7 @@ def load_model(
     tokenizer = _load_tokenizer(name, revision)
     model = _load_weights(name, revision, config, dtype, placement)
     model.train(False).requires_grad_(False)
+    require_runs(model)
     return EditableModel(model, tokenizer, find_structure(model, structure_overrides), revision)
 
 

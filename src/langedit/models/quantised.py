@@ -20,8 +20,11 @@ from transformers.pytorch_utils import Conv1D
 
 from langedit.errors import ModelError, NumericalError
 from langedit.models.blocks import linear_sizes
+from langedit.models.offload import input_device
 
 _ROWS = 1024  # unit vectors in one call
+_RUN_ERRORS = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError)
+_REPACKS = "support_avx512bf16_for_cpu"  # of bitsandbytes' Linear4bit
 
 
 def is_quantised(module: nn.Module) -> bool:
@@ -49,16 +52,30 @@ def quantised_modules(model: nn.Module) -> dict[str, nn.Module]:
 def stored_tensors(name: str, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Everything that a quantised module stores, by name: packed values, scales, bias.
 
-    A copy is asked: bitsandbytes packs 4-bit weights anew when they are read on a CPU.
+    A copy is asked, since reading changes 4-bit modules of bitsandbytes that have packed
+    themselves anew.
     """
     for key, value in copy.deepcopy(module).state_dict(prefix=f"{name}.").items():
         yield from _plain_parts(key, value)
 
 
+def keep_stored_form(model: nn.Module) -> None:
+    """See that running a quantised model does not change what its modules store.
+
+    On processors with bfloat16 instructions, 4-bit modules of bitsandbytes 0.50 pack their weights
+    anew and round their scales in their first run, and cannot be written to a file after that. Each
+    has a switch for it, which is turned off here: before the model is run for the first time.
+    """
+    for module in model.modules():
+        if hasattr(module, _REPACKS):
+            setattr(module, _REPACKS, False)
+
+
 def require_savable(model: PreTrainedModel) -> None:
     """See that quantised modules still do the same when their state has been read for a file.
 
-    bitsandbytes 0.50 loses the order of the scales of 4-bit modules that have run on a CPU.
+    bitsandbytes 0.50 loses the order of the scales of 4-bit modules that have packed themselves
+    anew (`keep_stored_form`).
 
     Raises:
         ModelError: one does not, so that a checkpoint would be wrong.
@@ -78,13 +95,40 @@ def require_savable(model: PreTrainedModel) -> None:
         if not torch.allclose(before.float(), after.float(), rtol=0.05, atol=1e-3):
             raise ModelError(
                 f"{name} ({kind_of(module)}) cannot be saved after it has run on {device}: its "
-                "library would write other values. Save on the device it is made for, or edit the "
-                "unquantised model"
+                "library would write other values. Save the quantised model before its first run "
+                "and edit that checkpoint, or edit the unquantised model"
             )
 
 
-def dequantise(module: nn.Module, dtype: torch.dtype, *, name: str = "module") -> nn.Linear:
+def require_runs(model: PreTrainedModel) -> None:
+    """See that a quantised model can be run where it is, with a single token.
+
+    Raises:
+        ModelError: it cannot; libraries quantise modules that they cannot run everywhere.
+    """
+    keep_stored_form(model)
+    modules = quantised_modules(model)
+    if not modules:
+        return
+    device = input_device(model)
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=device))
+    except _RUN_ERRORS as error:
+        name, module = next(iter(modules.items()))
+        raise ModelError(
+            f"{type(model).__name__} is quantised ({name}: {kind_of(module)}) and cannot be run "
+            f"on {device}: {' '.join(str(error).split())[:200]}. Quantise it with another "
+            "library, load it on the device that its library needs, or edit the unquantised model"
+        ) from error
+
+
+def dequantise(
+    module: nn.Module, dtype: torch.dtype, *, name: str = "module"
+) -> nn.Linear | Conv1D:
     """A plain linear module that does what a quantised one does to unit vectors.
+
+    It is of the class that the unquantised model has there, where the library says so.
 
     Args:
         module: linear, with d_in and d_out; its bias, if any, is taken over.
@@ -111,7 +155,7 @@ def dequantise(module: nn.Module, dtype: torch.dtype, *, name: str = "module") -
                 plain.weight[:, start : start + len(unit)] = module(unit).to(dtype).T
             if isinstance(bias, Tensor):
                 plain.bias.copy_(bias)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError) as error:
+    except _RUN_ERRORS as error:
         raise ModelError(
             f"{name} is quantised ({kind_of(module)}) and cannot be run here to read its weight: "
             f"{error}. Load the model on the device that its library needs, or unquantised"
@@ -124,7 +168,20 @@ def dequantise(module: nn.Module, dtype: torch.dtype, *, name: str = "module") -
             f"{name} ({kind_of(module)}) gives values that are not finite in {dtype}; load "
             "the model with another compute dtype"
         )
-    return plain.requires_grad_(False)
+    return _like_source(module, plain).requires_grad_(False)
+
+
+def _like_source(module: nn.Module, plain: nn.Linear) -> nn.Linear | Conv1D:
+    """The plain module as a `Conv1D` where one was quantised; bitsandbytes keeps the class."""
+    if not issubclass(getattr(module, "source_cls", nn.Linear), Conv1D):
+        return plain
+    make: Any = Conv1D  # without annotations of its own
+    turned: Conv1D = make(plain.out_features, plain.in_features).to(plain.weight)
+    with torch.no_grad():
+        turned.weight.copy_(plain.weight.T)
+        if plain.bias is not None:  # else zeros: a Conv1D always has one
+            turned.bias.copy_(plain.bias)
+    return turned
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from langedit.errors import ModelError
 from langedit.models.offload import values_of
+from langedit.models.quantised import require_savable
 
 
 def save_weights(
@@ -27,12 +28,16 @@ def save_weights(
         max_shard_size: of one file of weights, as for `save_pretrained`.
 
     Raises:
-        ModelError: a parameter was never loaded.
+        ModelError: a parameter was never loaded, or a quantised module would be saved with other
+            values.
         OSError: the folder cannot be written.
     """
+    require_savable(model)
+    # Conversions of quantised weights cannot be taken back: these are written as they are named.
+    convert = getattr(model.config, "quantization_config", None) is None
     if not any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
         # With a state of its own: that of quantised modules is more than their tensors.
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        model.save_pretrained(folder, max_shard_size=max_shard_size, save_original_format=convert)
         return
     state: dict[str, Tensor] = model.state_dict()
     for name, tensor in state.items():
@@ -42,7 +47,9 @@ def save_weights(
                 raise ModelError(f"cannot save {name}: it is on the meta device, never loaded")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Attempting to save a model with offloaded")
-        model.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
+        model.save_pretrained(
+            folder, state_dict=state, max_shard_size=max_shard_size, save_original_format=convert
+        )
 
 
 def _found_by_transformers(model: PreTrainedModel, name: str) -> bool:

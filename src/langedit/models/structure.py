@@ -34,6 +34,7 @@ from langedit.models.blocks import (
 )
 from langedit.models.ends import find_final_norm, find_head
 from langedit.models.hooks import order_of_calls
+from langedit.models.quantised import keep_stored_form
 
 OVERRIDE_KEYS = ("layers", "projection", "final_norm", "head")
 
@@ -85,6 +86,7 @@ def find_structure(
             f"{', '.join(_outer_lists(model)) or 'none'}. Encoder-decoders cannot be edited; give "
             f"a decoder-only model. (In one of those: {HOW_TO_NAME})"
         )
+    keep_stored_form(model)
     d_model = _hidden_size(model)
     layers = _find_layers(model, d_model, named)
     blocks = module_list(model, layers)

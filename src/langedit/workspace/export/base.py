@@ -8,7 +8,7 @@ from langedit.editing import EditedModelRecord
 from langedit.editing.batch import sum_updates
 from langedit.editing.record import update_shape
 from langedit.errors import RecordError
-from langedit.models import EditableModel, load_model
+from langedit.models import EditableModel, dequantise_projections, load_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ def load_base(record: EditedModelRecord, base: BaseSource | None = None) -> Edit
     """Load the model that a record was made from, in the precision in which it was edited.
 
     It is asked as it was when it was edited: through its chat template, or in plain text.
+    Projections that were edited are plain in it, where the model is quantised.
 
     Args:
         record: the record.
@@ -52,7 +53,8 @@ def load_base(record: EditedModelRecord, base: BaseSource | None = None) -> Edit
         raise RecordError(
             f"{place.source}: expected the base model that was edited, {record.base.source} with "
             f"weights {record.base.weights_hash}, got weights {came}: give the folder or the "
-            "revision of that model"
+            "revision of that model. One that was quantised while it was loaded must be saved "
+            "quantised before it is edited"
         )
     for layer, where in record.layers.items():
         if not layer < model.structure.n_layers or model.weight_name(layer) != where.weight_name:
@@ -67,6 +69,7 @@ def load_base(record: EditedModelRecord, base: BaseSource | None = None) -> Edit
                 f"layer {layer}: expected updates of shape "
                 f"{(model.structure.d_model, model.structure.d_in)}, got {shape}"
             )
+    dequantise_projections(model, record.layers)
     return model.with_chat(record.chat)
 
 
