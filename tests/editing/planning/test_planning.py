@@ -25,7 +25,9 @@ from langedit.editing.planning import (
     shape_names,
     shaped_model,
 )
+from langedit.editing.planning.memory import _most_directions
 from langedit.errors import ConfigError, ModelError
+from langedit.linalg import NullSpaceProjector
 
 PARAMETERS = {
     "gpt-j-6b": 6_050_882_784,
@@ -82,11 +84,34 @@ def test_more_edits_take_their_directions_keys_and_updates():
     few, many = planned(), planned(work=replace(WORK, edits=45))
     grown = stage(many, "targets").bytes(shared=False) - stage(few, "targets").bytes(shared=False)
     rank = 14  # of 48 directions, 70 % of which are open, all are taken after 34 edits
-    assert stage(few, "targets").device["bases of forbidden directions"] == 2 * 2 * 8 * 48 * 48
+    # the start's, and one with room for all directions that there are
+    assert stage(few, "targets").device["bases of forbidden directions"] == 2 * 8 * 48 * (rank + 48)
     assert rank + 40 > 48
     assert grown == 5 * 2 * 4 * (48 + 48 + 32)
     fixed = planned(config=settings(method="alphaedit"))
-    assert stage(fixed, "targets").device["bases of forbidden directions"] == 2 * 2 * 8 * 48 * 14
+    assert stage(fixed, "targets").device["bases of forbidden directions"] == 2 * 8 * 48 * rank
+
+
+@pytest.mark.parametrize(("rank", "size", "batches"), [(20, 10, 9), (200, 6, 12), (0, 40, 8)])
+def test_bases_grow_as_planned(rank, size, batches):
+    torch.manual_seed(0)
+    width = 256
+    start = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64)).Q[:, :rank].clone()
+    states = [NullSpaceProjector(basis=start)]
+
+    def held(*projectors):
+        """Rows of the storages that these keep alive."""
+        storages = (p.basis.untyped_storage() for p in projectors)
+        return sum({s.data_ptr(): s.nbytes() for s in storages if s.nbytes()}.values()) / 8 / width
+
+    kept, growing = [], []
+    for _ in range(batches):
+        grown = states[-1].extend(torch.randn(size, width), 1e-6)
+        kept.append(held(states[0], *states[-2:]))
+        growing.append(held(states[0], *states[-2:], grown))
+        states.append(grown)
+    work = Workload(edits=size * batches, batch_size=size)
+    assert _most_directions(rank, work, width) == (max(kept), max(growing))
 
 
 def test_smaller_passes_and_precision_and_offloading_take_less():

@@ -17,6 +17,7 @@ from langedit.editing.config import EditConfig
 from langedit.editing.methods import find_method
 from langedit.editing.planning.passes import PassCosts, Workload, pass_costs
 from langedit.errors import ConfigError
+from langedit.linalg.growing import rows_with_room
 from langedit.models import EditableModel
 
 _ASSUMED_NULL_SHARE = 0.5
@@ -183,7 +184,20 @@ class _Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sizes:
-    """Bytes of what comes in pieces of one layer."""
+    """Bytes of what comes in pieces of one layer.
+
+    Attributes:
+        layers: number of edited layers.
+        d_in: width of the keys.
+        moment: a second moment.
+        weight: an edited weight in float32.
+        rounded: the same as the model stores it.
+        rank: forbidden directions before the first batch.
+        rank_after: the same after the last one.
+        batch_rows: keys of a batch in float64.
+        bases: bases of forbidden directions that are kept between batches.
+        bases_growing: the same while a batch's directions are added.
+    """
 
     layers: int
     d_in: int
@@ -193,6 +207,8 @@ class _Sizes:
     rank: int
     rank_after: int
     batch_rows: int
+    bases: int
+    bases_growing: int
 
     @classmethod
     def of(cls, model: EditableModel, config: EditConfig, work: Workload) -> _Sizes:
@@ -200,6 +216,7 @@ class _Sizes:
         share = config.null_share or _ASSUMED_NULL_SHARE
         rank = round((1 - share) * d_in) if find_method(config.method).needs_null_space else 0
         grows = config.method == "langedit" and config.projection == "orthogonal"
+        kept, growing = _most_directions(rank, work, d_in) if grows else (rank, rank)
         return cls(
             layers=len(config.edited_layers),
             d_in=d_in,
@@ -209,10 +226,33 @@ class _Sizes:
             rank=rank,
             rank_after=min(d_in, rank + work.edits) if grows else rank,
             batch_rows=8 * d_in * work.batch,
+            bases=8 * d_in * kept,
+            bases_growing=8 * d_in * growing,
         )
 
     def basis(self, rank: int) -> int:
         return 8 * self.d_in * rank
+
+
+def _most_directions(rank: int, work: Workload, d_in: int) -> tuple[int, int]:
+    """The most rows that bases have between batches, and while a batch's directions are added.
+
+    States of the start, of the batch before the last and of the last one are kept, and the next
+    one is made beside them. They share storages, which are made with room for more rows.
+    """
+    storages = [rank]  # of the states, the start first; the same number is the same storage
+    kept, growing = rank, rank
+    for batch in range(work.batches):
+        known = min(d_in, rank + batch * work.batch_size)
+        more = min(d_in - known, work.batch)
+        states = {storages[0], *storages[-2:]}
+        grown = storages[-1]
+        if known + more > grown:
+            grown = rows_with_room(known, more, d_in)
+        storages.append(grown)
+        kept = max(kept, sum(states))
+        growing = max(growing, sum(states | {grown}))
+    return kept, growing
 
 
 @dataclass(frozen=True)
@@ -237,13 +277,13 @@ class _Builder:
         host = {"second moments": self.sizes.layers * self.sizes.moment}
         return host | ({"offloaded weights": self.weights.waiting} if self.weights.waiting else {})
 
-    def _states(self, copies: float) -> dict[str, int]:
-        """What methods and editor keep of all layers; `copies` of the growing bases."""
+    def _states(self, bases: int) -> dict[str, int]:
+        """What methods and editor keep of all layers, with so many bytes of bases in each."""
         s, edits = self.sizes, self.work.edits
         width = s.d_in + self.model.structure.d_model
         parts = {
             "weights": self.weights.resident,
-            "bases of forbidden directions": int(copies * s.layers * s.basis(s.rank_after)),
+            "bases of forbidden directions": s.layers * bases,
             "factored moments": s.layers * s.moment if self._weighs_corpus() else 0,
             "edited weights in float32": s.layers * s.weight * (2 if self.work.batches > 1 else 1),
             "keys, updates and samples": s.layers
@@ -290,9 +330,8 @@ class _Builder:
         )
 
     def _targets(self) -> Stage:
-        """Optimise the last batch: two generations of bases are kept, for undo."""
+        """Optimise the last batch."""
         c, batches = self.costs, self.work.batches
-        copies = 1.0 if batches == 1 else 2.0
         moments = [
             {"weights": self.weights.resident, "activations": c.prepare.bytes},
             {"weights": self.weights.held, "activations": c.step.bytes},
@@ -301,7 +340,7 @@ class _Builder:
         steps = self.config.value_steps
         return Stage(
             name="targets",
-            device=self._states(copies) | most,
+            device=self._states(self.sizes.bases) | most,
             host=self._moments_kept(),
             matmul=batches * c.groups * (c.prepare.flops + steps * c.step.flops),
         )
@@ -311,7 +350,7 @@ class _Builder:
         after = {"weights after the batch": s.layers * s.weight}
         # At the last layer: the dense update, its rounded sum, and the rows of the solve.
         last = s.weight + s.rounded + s.weight // 4 + 8 * s.batch_rows
-        device = self._states(1.0 if batches == 1 else 2.0) | after
+        device = self._states(s.bases) | after
         device["work"] = max(last, c.walk.bytes)
         n, d, rank = self.work.batch, s.d_in, s.rank_after
         per_batch = s.layers * (8.0 * n * d * rank + 8.0 * d * n**2 + 2.0 * n * s.weight / 4)
@@ -326,11 +365,10 @@ class _Builder:
         )
 
     def _advance(self) -> Stage:
-        """Bases with the batch's keys are made while two older generations are kept."""
+        """Bases with the batch's keys are made while older ones are kept, for undo."""
         s, batches = self.sizes, self.work.batches
         grown = s.rank_after > s.rank
-        copies = (2.0 if batches == 1 else 3.0) if grown else 1.0
-        device = self._states(copies) | {"weights after the batch": s.layers * s.weight}
+        device = self._states(s.bases_growing) | {"weights after the batch": s.layers * s.weight}
         device["work"] = 8 * s.batch_rows
         n, d = self.work.batch, s.d_in
         double = batches * s.layers * (12.0 * n * d * s.rank_after + 20.0 * d * n**2)
