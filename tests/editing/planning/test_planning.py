@@ -19,7 +19,6 @@ from langedit.editing.planning import (
     Workload,
     device_map,
     dtype_of,
-    measure_rates,
     plan_memory,
     read_shape,
     shape_names,
@@ -247,5 +246,3 @@ def test_times_are_arithmetic_over_rates():
     solve = stage(plan, "solve")
     assert rates.seconds(solve) == solve.matmul / 2 + solve.double / 4
     assert stage(plan, "open").eigen == 9 * 2 * 48**3
-    measured = measure_rates(torch.device("cpu"), torch.float32)
-    assert min(measured.matmul, measured.double, measured.eigen) > 1e6

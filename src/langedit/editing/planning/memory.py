@@ -26,6 +26,9 @@ _ASSUMED_NULL_SHARE = 0.5
 PLANNED = ("langedit", "alphaedit", "memit", "memit-seq")
 """Methods whose memory is known: one solve a layer, and updates that are pairs of factors."""
 
+_TRIANGULAR = 2.0
+"""What an operation of a system with a triangular factor takes, in operations of a product."""
+
 _SAMPLE = 512  # keys of the corpus kept for each layer
 
 
@@ -38,8 +41,8 @@ class Stage:
         device: part -> bytes where the model computes.
         host: part -> bytes in main memory; where the model computes on the CPU these add up.
         matmul: floating-point operations of the whole stage in the model's precision.
-        double: the same in float64, of matrix products and factorisations.
-        eigen: the same of eigendecompositions.
+        double: the same in float64, of matrix products and of systems with triangular factors.
+        eigen: the same of decompositions into eigenvectors, singular vectors, orthonormal bases.
     """
 
     name: str
@@ -217,6 +220,9 @@ class _Sizes:
         rank = round((1 - share) * d_in) if find_method(config.method).needs_null_space else 0
         grows = config.method == "langedit" and config.projection == "orthogonal"
         kept, growing = _most_directions(rank, work, d_in) if grows else (rank, rank)
+        if grows and config.corpus_weight:  # what the solves of a weighed corpus close
+            closed = _most_directions(0, work, d_in)
+            kept, growing = kept + closed[0], growing + closed[1]
         return cls(
             layers=len(config.edited_layers),
             d_in=d_in,
@@ -229,6 +235,11 @@ class _Sizes:
             bases=8 * d_in * kept,
             bases_growing=8 * d_in * growing,
         )
+
+    @property
+    def mean_rank(self) -> float:
+        """Forbidden directions in the middle of the run."""
+        return (self.rank + self.rank_after) / 2
 
     def basis(self, rank: int) -> int:
         return 8 * self.d_in * rank
@@ -307,7 +318,7 @@ class _Builder:
                 "means": max(0, (s.layers + 3) * s.moment - self.costs.stats.bytes),
             },
             matmul=passes * self.costs.stats.flops,
-            double=2.0 * s.layers * tokens * s.d_in**2,
+            double=1.0 * s.layers * tokens * s.d_in**2,  # of the lower triangle alone
         )
 
     def _open(self) -> Stage:
@@ -324,7 +335,9 @@ class _Builder:
             "work": work * s.moment,
         }
         eigen = 9.0 * s.layers * s.d_in**3 if s.rank else 0.0
-        double = s.layers * s.d_in**3 / 3 if self._weighs_corpus() else 0.0
+        # The factor of a moment, which a projector is applied to from both sides before.
+        factor = s.d_in**3 / 3 + 8.0 * s.d_in**2 * s.rank
+        double = s.layers * factor if self._weighs_corpus() else 0.0
         return Stage(
             name="open", device=begin, host=self._moments_kept(), eigen=eigen, double=double
         )
@@ -352,10 +365,10 @@ class _Builder:
         last = s.weight + s.rounded + s.weight // 4 + 8 * s.batch_rows
         device = self._states(s.bases) | after
         device["work"] = max(last, c.walk.bytes)
-        n, d, rank = self.work.batch, s.d_in, s.rank_after
+        n, d, rank = self.work.batch, s.d_in, s.mean_rank
         per_batch = s.layers * (8.0 * n * d * rank + 8.0 * d * n**2 + 2.0 * n * s.weight / 4)
         if self._weighs_corpus():
-            per_batch += s.layers * 4.0 * n * d * d
+            per_batch += s.layers * 2 * _TRIANGULAR * n * d * d
         return Stage(
             name="solve",
             device=device,
@@ -371,7 +384,17 @@ class _Builder:
         device = self._states(s.bases_growing) | {"weights after the batch": s.layers * s.weight}
         device["work"] = 8 * s.batch_rows
         n, d = self.work.batch, s.d_in
-        double = batches * s.layers * (12.0 * n * d * s.rank_after + 20.0 * d * n**2)
+        # Keys are projected, and singular vectors of what is left made orthonormal; where a corpus
+        # is weighed, the same again in its coordinates.
+        double, eigen = 8.0 * n * d * s.mean_rank, 10.0 * d * n**2 + 20.0 * n**3
+        if self._weighs_corpus():
+            double, eigen = double + _TRIANGULAR * n * d * d, 2 * eigen
+            double += 8.0 * n * d * (s.mean_rank - s.rank)
+        times = batches * s.layers if grown else 0
         return Stage(
-            name="advance", device=device, host=self._moments_kept(), double=double if grown else 0
+            name="advance",
+            device=device,
+            host=self._moments_kept(),
+            double=times * double,
+            eigen=times * eigen,
         )
