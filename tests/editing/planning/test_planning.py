@@ -184,6 +184,19 @@ def test_methods_keep_what_they_need():
     assert stage(memit, "open").eigen == 0
     weighed = planned(config=settings(corpus_weight=1.0))
     assert stage(weighed, "solve").device["factored moments"] == 2 * 8 * 48 * 48
+    bases = [
+        stage(plan, "solve").device["bases of forbidden directions"]
+        for plan in (weighed, planned())
+    ]
+    assert bases[0] - bases[1] == 2 * 8 * 48 * 48  # what is closed in the corpus's coordinates
+
+
+def test_what_is_not_known_is_refused():
+    with pytest.raises(ConfigError, match="method: expected one of langedit, .* got ft"):
+        planned(config=EditConfig(layers=(1,), method="ft"))
+    for projection in ("pooled", "released"):
+        with pytest.raises(ConfigError, match=f"expected orthogonal, got {projection}"):
+            planned(config=settings(projection=projection))
 
 
 def test_advice_is_the_first_change_that_fits_and_fits():

@@ -116,14 +116,20 @@ def plan_memory(
         costs: of the passes, if they are known already.
 
     Raises:
-        ConfigError: a layer is out of range, the memory of the method is not known, or weights
-            are to be offloaded and spread.
+        ConfigError: a layer is out of range, the memory of the method or of its projection is not
+            known, or weights are to be offloaded and spread.
         ModelError: the model decides by values, which are not there.
     """
     if config.method not in PLANNED:
         raise ConfigError(
             f"method: expected one of {', '.join(PLANNED)}, got {config.method}: what others "
             "keep and train is not known here; plan with one of these for a first estimate"
+        )
+    if config.method == "langedit" and config.projection != "orthogonal":
+        raise ConfigError(
+            f"projection: expected orthogonal, got {config.projection}: what the other projections "
+            "keep of moments that they refresh is not known here; plan with orthogonal for a first "
+            "estimate, and expect a decomposition of every layer after each batch on top"
         )
     if offloaded and cards > 1:
         raise ConfigError("expected weights offloaded, or spread over cards, got both: plan one")
@@ -218,7 +224,7 @@ class _Sizes:
         d_in, d_model = model.structure.d_in, model.structure.d_model
         share = config.null_share or _ASSUMED_NULL_SHARE
         rank = round((1 - share) * d_in) if find_method(config.method).needs_null_space else 0
-        grows = config.method == "langedit" and config.projection == "orthogonal"
+        grows = config.method == "langedit"
         kept, growing = _most_directions(rank, work, d_in) if grows else (rank, rank)
         if grows and config.corpus_weight:  # what the solves of a weighed corpus close
             closed = _most_directions(0, work, d_in)
