@@ -192,7 +192,7 @@ def test_methods_keep_what_they_need():
 
 
 def test_what_is_not_known_is_refused():
-    with pytest.raises(ConfigError, match="method: expected one of langedit, .* got ft"):
+    with pytest.raises(ConfigError, match=r"method: expected one of langedit, .* got ft"):
         planned(config=EditConfig(layers=(1,), method="ft"))
     for projection in ("pooled", "released"):
         with pytest.raises(ConfigError, match=f"expected orthogonal, got {projection}"):
