@@ -1,8 +1,9 @@
 """Edit a random model of a given shape and measure the process's memory, stage by stage.
 
-    python tests/measured_memory.py SHAPE      prints bytes as JSON: stage -> peak above the start
+    python tests/measured_memory.py SHAPE [DEVICE]
 
-Run in a process of its own: the peak of a process is that of everything it ever did.
+prints bytes as JSON: stage -> peak above the start. Run in a process of its own: the peak of a
+process is that of everything it ever did.
 """
 
 from __future__ import annotations
@@ -11,23 +12,33 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
     PretrainedConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
-from langedit.editing import EditConfig, Editor, LayerMoment, Moments, Prefixes
+from langedit.editing import (
+    EditConfig,
+    Editor,
+    LayerMoment,
+    Moments,
+    Prefixes,
+    collect_moments,
+)
 from langedit.editing import editor as editor_module
 from langedit.editing.batch import BatchJob
 from langedit.editing.planning import Workload
-from langedit.editing.requests import EditRequest
+from langedit.editing.planning.passes import facts_of_mean_size
 from langedit.facts import Fact
 from langedit.linalg import SecondMoment
 from langedit.models import EditableModel, find_structure
@@ -71,7 +82,32 @@ SHAPES: dict[str, tuple[PretrainedConfig, EditConfig, Workload]] = {
 }  # fmt: skip
 
 
-def memory(field: str) -> int:
+class Meter:
+    """The most memory in use since `begin`: of a GPU's tensors, else of this process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._start = 0
+        self._start = self.now()
+
+    def now(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.memory_allocated(self._device)
+        return status("VmRSS") - self._start
+
+    def begin(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return status("VmHWM") - self._start
+
+
+def status(field: str) -> int:
     """A figure of this process in bytes: VmRSS (now) or VmHWM (the most so far)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
@@ -79,8 +115,11 @@ def memory(field: str) -> int:
     raise RuntimeError(field)
 
 
-def forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+def words_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word."""
+    words = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    words.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words)
 
 
 def random_moments(model: EditableModel, config: EditConfig) -> Moments:
@@ -97,57 +136,51 @@ def random_moments(model: EditableModel, config: EditConfig) -> Moments:
     return Moments(layers=layers, identity=model.identity(), corpus="random")
 
 
-def measure(name: str) -> dict[str, int]:
-    """Peaks of the stages above what the process had before there was a model."""
-    from langedit.editing.planning.passes import fact_of_mean_size, stub_tokenizer
-
+def measure(name: str, device: torch.device) -> dict[str, int]:
+    """Peaks of the stages above what there was before there was a model."""
     shape, config, work = SHAPES[name]
     torch.manual_seed(0)
-    warm_up()
-    start = memory("VmRSS")
-    inner = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+    warm_up(device)
+    meter = Meter(device)
+    inner = AutoModelForCausalLM.from_config(shape, dtype=torch.float32).to(device)
     inner.eval().requires_grad_(False)
-    model = EditableModel(inner, stub_tokenizer(), find_structure(inner))
-    moments = random_moments(model, config)
+    model = EditableModel(inner, words_tokenizer(), find_structure(inner))
     peaks: dict[str, int] = {}
 
     @contextmanager
     def timed(job: BatchJob, stage: str) -> Iterator[None]:
         stage = "solve" if stage == "keys" else stage  # one stage of the plan
-        forget_peak()
+        meter.begin()
         yield
         job.seconds[stage] = 0.0
-        peaks[stage] = max(peaks.get(stage, 0), memory("VmHWM") - start)
+        peaks[stage] = max(peaks.get(stage, 0), meter.peak())
 
     BatchJob.timed = timed
-    editor_module.prepare_request = lambda *_: distinct(fact_of_mean_size(config, work))
-    forget_peak()
+    requests = iter(facts_of_mean_size(config, work, work.edits))
+    editor_module.prepare_request = lambda *_: next(requests)
+    meter.begin()
+    corpus = [("en", "? " * 128)] * (work.stats_tokens // 128)
+    collect_moments(model, corpus, config.layers, batch_tokens=work.stats_tokens)
+    peaks["stats"] = meter.peak()
+    moments = random_moments(model, config)
+    meter.begin()
     editor = Editor(model, None, config, moments, Prefixes({"en": []}))
-    peaks["open"] = memory("VmHWM") - start
+    peaks["open"] = meter.peak()
     for first in range(0, work.edits, work.batch_size):
         own = range(first, min(first + work.batch_size, work.edits))
-        # Every fact has the same tokens, so their targets are told apart by noise in the weights.
         editor.apply([Fact("en", f"{{}} is {i}", "a", "b") for i in own])
     return peaks
 
 
-def distinct(request: EditRequest) -> EditRequest:
-    """The same with other tokens in every prompt: prompts that begin alike are run once."""
-    prompts = tuple(
-        replace(prompt, ids=tuple(torch.randint(4000, (len(prompt.ids),)).tolist()))
-        for prompt in request.prompts
-    )
-    return replace(request, prompts=prompts)
-
-
-def warm_up() -> None:
+def warm_up(device: torch.device) -> None:
     """Load the libraries' lazy parts before anything is measured."""
-    square = torch.randn(256, 256, dtype=torch.float64)
+    square = torch.randn(256, 256, dtype=torch.float64, device=device)
     torch.linalg.eigh(square @ square.T)
     torch.linalg.svd(square)
-    (torch.randn(256, 256, requires_grad=True) @ torch.randn(256, 256)).sum().backward()
+    one, other = torch.randn(2, 256, 256, device=device)
+    (one.requires_grad_() @ other).sum().backward()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(measure(sys.argv[1])))
+    print(json.dumps(measure(sys.argv[1], torch.device(sys.argv[2] if sys.argv[2:] else "cpu"))))

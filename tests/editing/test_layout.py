@@ -110,3 +110,18 @@ def test_states_by_token() -> None:
     for i, ids in enumerate(SEQUENCES):
         expected = alone(model, ids, 1)
         torch.testing.assert_close(rectangle[i, : len(ids)], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])  # packed, and padded
+def test_some_rows_hold_their_sequences(family: str) -> None:
+    texts = [tuple(range(i, i + 60)) for i in range(20)]
+    (whole,) = lay_out(tiny_editable(family), texts, 2048, share=False)
+    rows = list(range(len(whole.ids)))
+    assert len(rows) > 2
+    parts = [whole.of_rows(rows[1:]), whole.of_rows(rows[:1])]
+    found = {member: ids for part in parts for member, ids in tokens_of(part).items()}
+    assert found == tokens_of(whole)
+    for part, own in zip(parts, (rows[1:], rows[:1]), strict=True):
+        assert torch.equal(part.mask, whole.mask[own])
+        if whole.attends is not None:
+            assert torch.equal(part.attends, whole.attends[own])

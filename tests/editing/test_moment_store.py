@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
 import torch
 from edits import random_moments
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
+from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from tiny import tiny_editable
 
 from langedit.editing import Moments
@@ -131,12 +142,111 @@ def test_what_is_no_store_is_an_error(place, folder, tmp_path):
 
 
 def test_places_that_cannot_be_opened_or_written_are_errors(folder, tmp_path):
-    with pytest.raises(OutputError, match="cannot be opened"):
+    with pytest.raises(OutputError, match=r"nosuchscheme://x: expected to open .*Protocol not kn"):
         push_moments(folder, "nosuchscheme://x")
     (tmp_path / "store" / "layer-000.safetensors").mkdir(parents=True)
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match=r"expected to write layer-000.* got IsADirectoryError"):
         push_moments(folder, str(tmp_path / "store"))
     assert not (tmp_path / "store" / INDEX).exists()
+    push_moments(folder, str(tmp_path / "whole"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="expected a folder that can be made, got"):
+        pull_moments(str(tmp_path / "whole"), tmp_path / "file" / "here")
+
+
+class ConnectError(Exception):
+    """As the web libraries have them: no `OSError`."""
+
+
+REFUSED: Any = SimpleNamespace(headers={}, request=None)
+
+FAILURES = {
+    "no network": ConnectError("[Errno -2] Name or service not known"),
+    "no repository": RepositoryNotFoundError("401 Client Error", response=REFUSED),
+    "not allowed": HfHubHTTPError("403 Forbidden", response=REFUSED),
+    "offline": OfflineModeIsEnabled("offline mode is enabled"),
+    "not in the cache": LocalEntryNotFoundError("no file on the disk, and outgoing traffic off"),
+}
+
+
+@pytest.fixture(params=FAILURES)
+def failing(request):
+    """A file system whose calls fail with the errors of the Hub's library, but for those named."""
+    error, works = FAILURES[request.param], set()
+
+    class Failing(MemoryFileSystem):
+        protocol = "failing"
+        store: ClassVar[dict[str, object]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+
+        def __getattribute__(self, name):
+            if name in {"cat_file", "put_file", "get_file", "pipe_file"} - works:
+                raise error
+            return super().__getattribute__(name)
+
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    yield works, type(error).__name__
+    _registry.pop("failing")
+
+
+def test_errors_of_file_systems_are_ours_and_say_what_to_do(failing, folder, tmp_path):
+    works, kind = failing
+    place = "failing://moments"
+
+    def refused(error, what, action):
+        with pytest.raises(error, match=f"^{place}: expected to {what} .*{kind}.*; see whether"):
+            action()
+
+    refused(MomentsError, "read moments.json", lambda: read_store(place))
+    refused(MomentsError, "read moments.json", lambda: push_moments(folder, place))
+    works.add("cat_file")
+    refused(OutputError, "write layer-000.safetensors", lambda: push_moments(folder, place))
+    works.add("put_file")
+    refused(OutputError, "write moments.json", lambda: push_moments(folder, place))
+    with pytest.raises(MomentsError, match="found none"):
+        read_store(place)
+    works.add("pipe_file")
+    push_moments(folder, place)
+    refused(
+        MomentsError, "fetch layer-000.safetensors", lambda: pull_moments(place, tmp_path / "here")
+    )
+    works.add("get_file")
+    assert same(pull_moments(place, tmp_path / "here"), Moments.load(folder))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Sets what the Hub's library raises when it is asked for a repository."""
+
+    def fail(error):
+        def ask(*_args, **_kwargs):
+            raise error
+
+        HfFileSystem.clear_instance_cache()  # it remembers which repositories there are
+        monkeypatch.setattr(HfApi, "repo_info", ask)
+
+    yield fail
+    HfFileSystem.clear_instance_cache()
+
+
+def test_the_hub_without_a_network_says_what_to_do(hub, folder, tmp_path):
+    place = "hf://datasets/me/moments"
+    hub(FAILURES["no network"])
+    for action in (
+        lambda: push_moments(folder, place),
+        lambda: pull_moments(place, tmp_path / "here"),
+    ):
+        with pytest.raises(MomentsError, match=f"^{place}: .*ConnectError.*must exist.*auth login"):
+            action()
+    hub(FAILURES["no repository"])
+    with pytest.raises(MomentsError, match=r"found none .*me/moments.* \(repository not found\)"):
+        read_store(place)
+
+
+@pytest.mark.hub
+def test_a_repository_that_is_none_is_said(tmp_path):
+    with pytest.raises(MomentsError, match="no-one-has-this/moments"):
+        pull_moments("hf://datasets/no-one-has-this/moments", tmp_path / "here")
 
 
 def test_the_hub_is_a_file_system_of_fsspec():

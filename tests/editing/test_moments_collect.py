@@ -251,3 +251,31 @@ def test_collecting_stops_when_the_angle_is_small_enough() -> None:
 def test_goals_out_of_range(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="angle"):
         AngleGoal(**settings)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])  # many texts in a row, and one
+def test_out_of_memory_halves_the_rows_and_changes_nothing(family: str) -> None:
+    model = tiny.tiny_editable(family, bos=True)
+    corpus = CORPUS * 12
+    expected = collect_moments(model, corpus, [0, 2], batch_tokens=2048, sample=7)
+    rows_seen: list[int] = []
+    limit = 1
+
+    def small(_module: object, args: tuple[Tensor, ...]) -> None:
+        rows_seen.append(len(args[0]))
+        if rows_seen[-1] > limit:
+            raise torch.OutOfMemoryError("out of memory")
+
+    handle = model.model.get_input_embeddings().register_forward_pre_hook(small)
+    found = collect_moments(model, corpus, [0, 2], batch_tokens=2048, sample=7)
+    assert rows_seen[0] > 2
+    assert rows_seen[1] == rows_seen[0] // 2
+    for number, layer in found.layers.items():
+        other = expected.layers[number]
+        assert layer.counts == other.counts
+        torch.testing.assert_close(layer.moment.mean, other.moment.mean, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(layer.sample, other.sample, rtol=1e-3, atol=1e-5)
+    limit = 0
+    with pytest.raises(MomentsError, match=r"room for \d+ tokens at once.*lower batch_tokens"):
+        collect_moments(model, corpus, [0, 2], batch_tokens=2048)
+    handle.remove()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from langedit.editing.angles import AngleGoal, AngleWatch
+from langedit.editing.batching import halve_on_oom
 from langedit.editing.corpus import CorpusFingerprint
 from langedit.editing.key_pool import KeyPool
 from langedit.editing.layout import TokenLayout, lay_out
@@ -53,7 +54,7 @@ def collect_moments(
         layers: Layer numbers.
         max_tokens: Stop after exactly so many tokens; the last text is cut. `None` takes all.
         batch_tokens: Upper bound of tokens in a batch, padding included. A single text that is
-            longer is a batch of its own.
+            longer is a batch of its own. Where memory does not hold a batch it is halved.
         sample: Keys to keep of each layer, drawn uniformly; the same tokens in every layer.
         seed: Of the draw.
         max_length: Cut texts at so many tokens, when that is less than the model's own bound.
@@ -68,7 +69,7 @@ def collect_moments(
     Raises:
         ConfigError: When a number is out of range or no layer is given.
         ModelError: When the model has no such layer, or is not in evaluation mode.
-        MomentsError: When the corpus gives no token, or memory does not hold a batch.
+        MomentsError: When the corpus gives no token, or memory does not hold one row of a batch.
         NumericalError: When a key is not finite.
         ProcessError: Models, corpora or goals of the processes differ, or one ended.
     """
@@ -134,18 +135,29 @@ class _Text:
 
 
 def _keys(model: EditableModel, layout: TokenLayout, layers: list[int]) -> list[Tensor]:
-    """Keys `(tokens, d_in)` of the tokens of a rectangle in each of some layers."""
+    """Keys `(tokens, d_in)` of the tokens of a rectangle in each of some layers.
+
+    Where memory does not hold the rectangle its rows are halved.
+    """
     names = [model.projection_name(layer) for layer in layers]
-    recorder = Recorder(model.model, inputs=names, stop_after=names[-1])
-    try:
-        with torch.no_grad(), recorder:
-            model.model(**layout.inputs(model))
-    except torch.OutOfMemoryError as error:
-        raise MomentsError(
-            f"memory: expected room for {layout.ids.numel()} tokens at once, but the device has "
-            "too little: lower batch_tokens (--batch-tokens), or cut texts (max_length)"
-        ) from error
-    return [_real_rows(recorder.inputs[name], layout.mask) for name in names]
+
+    def run(rows: list[int]) -> list[Tensor]:
+        part = layout if len(rows) == len(layout.ids) else layout.of_rows(rows)
+        recorder = Recorder(model.model, inputs=names, stop_after=names[-1])
+        try:
+            with torch.no_grad(), recorder:
+                model.model(**part.inputs(model))
+            return [_real_rows(recorder.inputs[name], part.mask) for name in names]
+        except torch.OutOfMemoryError as error:
+            if len(rows) > 1:
+                raise
+            raise MomentsError(
+                f"memory: expected room for {part.ids.numel()} tokens at once, but the device has "
+                "too little: lower batch_tokens (--batch-tokens), or cut texts (max_length)"
+            ) from error
+
+    parts = [keys for _, keys in halve_on_oom(list(range(len(layout.ids))), run)]
+    return parts[0] if len(parts) == 1 else [torch.cat(own) for own in zip(*parts, strict=True)]
 
 
 def _real_rows(keys: Tensor, mask: Tensor) -> Tensor:

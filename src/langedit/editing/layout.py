@@ -55,6 +55,21 @@ class TokenLayout:
             inputs["position_ids"] = self.position_ids.to(model.device)
         return inputs | {"use_cache": False}
 
+    def of_rows(self, rows: Sequence[int]) -> TokenLayout:
+        """The same with some of the rows only, in this order."""
+        index = torch.tensor(rows)
+        places = {row: place for place, row in enumerate(rows)}
+        kept = [i for i, row in enumerate(self.rows) if row in places]
+        return TokenLayout(
+            ids=self.ids[index],
+            position_ids=self.position_ids[index],
+            mask=self.mask[index],
+            attends=None if self.attends is None else self.attends[index],
+            members=tuple(self.members[i] for i in kept),
+            rows=tuple(places[self.rows[i]] for i in kept),
+            columns=tuple(self.columns[i] for i in kept),
+        )
+
     @property
     def last(self) -> tuple[Tensor, Tensor]:
         """Row and column of the last token of each sequence."""

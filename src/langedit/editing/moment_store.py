@@ -19,7 +19,7 @@ from typing import Any
 
 from langedit.editing.moment_files import find_layers, layer_path
 from langedit.editing.moments import Moments
-from langedit.errors import MomentsError, OutputError
+from langedit.errors import LangEditError, MomentsError, OutputError
 from langedit.models import ModelIdentity
 
 INDEX = "moments.json"
@@ -69,8 +69,8 @@ def push_moments(
 
     Raises:
         MomentsError: the folder's moments are damaged or of another model, or the store's are of
-            another model or corpus.
-        OutputError: the store cannot be written.
+            another model or corpus, or cannot be read.
+        OutputError: the store cannot be opened or written.
     """
     root = Path(folder)
     moments = Moments.load(root, expect)
@@ -83,7 +83,7 @@ def push_moments(
         files={str(layer): _sha256(layer_path(root, layer)) for layer in find_layers(root)},
     )
     store = _Store(target)
-    before = store.index()
+    before = store.index_if_any()
     if before is not None:
         if (before.weights_hash, before.corpus) != (index.weights_hash, index.corpus):
             raise MomentsError(
@@ -104,14 +104,9 @@ def read_store(source: str) -> StoreIndex:
 
     Raises:
         MomentsError: there is none, or it cannot be read.
+        OutputError: the address cannot be opened.
     """
-    index = _Store(source).index()
-    if index is None:
-        raise MomentsError(
-            f"{source}: expected a store of second moments with {INDEX}, found none; give the "
-            "place that langedit stats push wrote"
-        )
-    return index
+    return _Store(source).index()
 
 
 def pull_moments(
@@ -132,7 +127,7 @@ def pull_moments(
     Raises:
         MomentsError: there is no such store, a layer is missing, a file is damaged on the way, or
             they are of another model.
-        OutputError: the folder cannot be written.
+        OutputError: the address cannot be opened, or the folder cannot be written.
     """
     index = read_store(source)
     if expect is not None and expect.weights_hash != index.weights_hash:
@@ -161,62 +156,125 @@ def pull_moments(
     return Moments.load(root, expect, wanted)
 
 
+class _NoStoreError(MomentsError):
+    """There is nothing at a place."""
+
+
 class _Store:
-    """A folder that fsspec opens."""
+    """A folder that fsspec opens.
+
+    File systems raise what their libraries raise: those of the Hub and of the web have errors of
+    their own, which are no `OSError`. So every error of a call into one is taken for a failure of
+    the place, and is named with its kind.
+    """
 
     def __init__(self, place: str) -> None:
         fsspec: Any = import_module("fsspec")
         self._place = place
         try:
             self._files, self._root = fsspec.core.url_to_fs(place)
-        except (ImportError, ValueError, OSError) as error:
-            raise OutputError(
-                f"{place}: cannot be opened ({error}); give a folder, hf://datasets/owner/name, or "
-                "a URL whose fsspec package is installed"
+        except Exception as error:
+            raise self._failure(
+                OutputError,
+                "to open this address",
+                error,
+                "give a folder, hf://datasets/OWNER/NAME, or a URL whose fsspec package is "
+                "installed",
             ) from error
 
-    def index(self) -> StoreIndex | None:
+    def index(self) -> StoreIndex:
+        """The index.
+
+        Raises:
+            MomentsError: there is none (`_NoStoreError`), or it cannot be read.
+        """
+        try:
+            content = self._files.cat_file(self._path(INDEX))
+        except Exception as error:
+            if type(error) is FileNotFoundError:  # others, as of an offline cache, say less
+                raise _NoStoreError(
+                    f"{self._place}: expected a store of second moments with {INDEX}, found none "
+                    f"({_named(error)}); give the place that langedit stats push wrote"
+                ) from error
+            raise self._failure(
+                MomentsError, f"to read {INDEX} there", error, self._advice("read")
+            ) from error
+        return self._parsed(content)
+
+    def index_if_any(self) -> StoreIndex | None:
         """The index; None where there is none."""
         try:
-            found = json.loads(self._files.cat_file(self._path(INDEX)))
-        except FileNotFoundError:
+            return self.index()
+        except _NoStoreError:
             return None
-        except (OSError, ValueError) as error:
-            raise MomentsError(f"{self._place}: {INDEX} cannot be read ({error})") from error
-        if not isinstance(found, dict) or found.pop("format", None) != _FORMAT:
-            raise MomentsError(f"{self._place}: {INDEX} is not of format {_FORMAT}")
-        try:
-            return StoreIndex(**found)
-        except TypeError as error:
-            raise MomentsError(f"{self._place}: {INDEX} is damaged ({error})") from error
 
     def put(self, path: Path) -> None:
-        self._write(lambda: self._files.put_file(str(path), self._path(path.name)))
+        self._write(path.name, lambda: self._files.put_file(str(path), self._path(path.name)))
 
     def put_index(self, index: StoreIndex) -> None:
         text = json.dumps({"format": _FORMAT, **asdict(index)}, ensure_ascii=False, indent=2)
-        self._write(lambda: self._files.pipe_file(self._path(INDEX), f"{text}\n".encode()))
+        content = f"{text}\n".encode()
+        self._write(INDEX, lambda: self._files.pipe_file(self._path(INDEX), content))
 
     def get(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._files.get_file(self._path(path.name), str(path))
         except OSError as error:
-            raise MomentsError(f"{self._place}: {path.name} cannot be fetched ({error})") from error
+            raise OutputError(
+                f"{path.parent}: expected a folder that can be made, got {_named(error)}; give "
+                "another one"
+            ) from error
+        try:
+            self._files.get_file(self._path(path.name), str(path))
+        except Exception as error:
+            raise self._failure(
+                MomentsError, f"to fetch {path.name} from there", error, self._advice("read")
+            ) from error
 
-    def _write(self, action: Callable[[], None]) -> None:
+    def _parsed(self, content: bytes) -> StoreIndex:
+        again = "push the moments again to an empty place"
+        try:
+            found = json.loads(content)
+        except ValueError as error:
+            raise MomentsError(
+                f"{self._place}: {INDEX} cannot be read ({error}); {again}"
+            ) from error
+        if not isinstance(found, dict) or found.pop("format", None) != _FORMAT:
+            raise MomentsError(f"{self._place}: {INDEX} is not of format {_FORMAT}; {again}")
+        try:
+            return StoreIndex(**found)
+        except TypeError as error:
+            raise MomentsError(f"{self._place}: {INDEX} is damaged ({error}); {again}") from error
+
+    def _write(self, name: str, action: Callable[[], None]) -> None:
         try:
             with suppress(NotImplementedError):  # object stores and the Hub have no folders
                 self._files.makedirs(self._root, exist_ok=True)
             action()
-        except (OSError, NotImplementedError, ValueError) as error:
-            raise OutputError(
-                f"{self._place}: cannot be written ({error}); see whether it exists and whether "
-                "you may write there"
+        except Exception as error:
+            raise self._failure(
+                OutputError, f"to write {name} there", error, self._advice("write")
             ) from error
+
+    def _failure(
+        self, kind: type[LangEditError], expected: str, error: Exception, advice: str
+    ) -> LangEditError:
+        return kind(f"{self._place}: expected {expected}, got {_named(error)}; {advice}")
+
+    def _advice(self, what: str) -> str:
+        advice = f"see whether the address is right, the network is up, and you may {what} there"
+        if self._place.startswith("hf://"):
+            advice += " (the repository must exist; for a private one, `hf auth login` first)"
+        return advice
 
     def _path(self, name: str) -> str:
         return posixpath.join(self._root, name)
+
+
+def _named(error: Exception) -> str:
+    """An error on one line, with its kind."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
 def _sha256(path: Path) -> str:

@@ -82,9 +82,7 @@ def optimise_targets(
     Raises:
         NumericalError: a loss or a target is not finite; the message names the fact.
     """
-    widths = [_suffix_length(request) for request in requests]
-    rows = [1 + sum(len(member.prompts) for member in request.members) for request in requests]
-    groups = micro_batches(widths, config.micro_batch_tokens, rows=rows)
+    groups = target_groups(requests, config)
 
     def optimise(group: list[int]) -> Targets:
         return _optimise([requests[i] for i in group], model, config, site, use_cache)
@@ -96,6 +94,16 @@ def optimise_targets(
         found = [part for parts in processes.spread(groups, share) for part in parts]
     order = torch.tensor([i for group, _ in found for i in group]).argsort()
     return join_targets([part for _, part in found], order)
+
+
+def target_groups(requests: Sequence[EditRequest], config: EditConfig) -> list[list[int]]:
+    """Numbers of the facts that are optimised at once, in groups that `micro_batch_tokens` bounds.
+
+    A step runs of each fact its contexts and its KL prompt, from their lookup tokens on.
+    """
+    widths = [_suffix_length(request) for request in requests]
+    rows = [1 + sum(len(member.prompts) for member in request.members) for request in requests]
+    return micro_batches(widths, config.micro_batch_tokens, rows=rows)
 
 
 def _suffix_length(request: EditRequest) -> int:
@@ -140,6 +148,7 @@ def _optimise(
         moved = _clamp(delta + adam.step(found.gradient()), radius)
         delta = torch.where(active.unsqueeze(1), moved, delta)
         problem = problem.after(found)
+        del found  # or its logits would be kept while the next ones are made
         if bool(done.any()):
             problem = problem.select(active)
     assert first is not None

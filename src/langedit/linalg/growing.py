@@ -46,11 +46,16 @@ class GrowingRows:
         storage = self._storage
         total = count + len(more)
         if storage.used != count or len(storage.tensor) < total:
-            room = max(round(_SHARE * count), _TIMES * len(more))
-            limit = max(more.shape[1], total)  # no more rows than their width can be independent
-            tensor = more.new_empty((min(total + room, limit), more.shape[1]))
+            tensor = more.new_empty((rows_with_room(count, *more.shape), more.shape[1]))
             tensor[:count] = storage.tensor[:count]
             storage = _Storage(tensor=tensor, used=count)
         storage.tensor[count:total] = more
         storage.used = total
         return GrowingRows(storage, count)
+
+
+def rows_with_room(count: int, more: int, width: int) -> int:
+    """Rows of a storage that is made when `more` of a width come to `count`."""
+    total = count + more
+    room = max(round(_SHARE * count), _TIMES * more)
+    return min(total + room, max(width, total))  # no more rows than that can be independent

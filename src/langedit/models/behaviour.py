@@ -35,7 +35,8 @@ class LayerBehaviour:
             (batch, length, ...) to the same token by token; else `None`.
         linears: names, within a layer, of linear modules outside the MLP that do so too.
         packs: whether several sequences may share a row under a mask of their own. A model on the
-            meta device is taken not to: it has no values that could be compared.
+            meta device, which has no values that could be compared, is taken for one like all of
+            its kind that were tried: they may if they can be told positions.
         attention: name, within a layer, of the module that calls transformers' attention interface
             once in every layer (`replace_attention`); `None` where there is none such, or where
             sequences cannot share a row.
@@ -139,7 +140,7 @@ def _packs(model: PreTrainedModel, structure: ModelStructure) -> bool:
     given = "position_ids" in inspect.signature(model.forward).parameters
     device = input_device(model)
     if not given or device.type == "meta":
-        return False
+        return given
     size = int(model.config.get_text_config().vocab_size)
     ids = torch.tensor([[(7 * i * i + 3 * i + 1) % size for i in range(6)]])
     positions = torch.arange(_TOKENS).repeat(2).unsqueeze(0)

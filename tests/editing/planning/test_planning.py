@@ -19,13 +19,14 @@ from langedit.editing.planning import (
     Workload,
     device_map,
     dtype_of,
-    measure_rates,
     plan_memory,
     read_shape,
     shape_names,
     shaped_model,
 )
+from langedit.editing.planning.memory import _most_directions
 from langedit.errors import ConfigError, ModelError
+from langedit.linalg import NullSpaceProjector
 
 PARAMETERS = {
     "gpt-j-6b": 6_050_882_784,
@@ -82,11 +83,34 @@ def test_more_edits_take_their_directions_keys_and_updates():
     few, many = planned(), planned(work=replace(WORK, edits=45))
     grown = stage(many, "targets").bytes(shared=False) - stage(few, "targets").bytes(shared=False)
     rank = 14  # of 48 directions, 70 % of which are open, all are taken after 34 edits
-    assert stage(few, "targets").device["bases of forbidden directions"] == 2 * 2 * 8 * 48 * 48
+    # the start's, and one with room for all directions that there are
+    assert stage(few, "targets").device["bases of forbidden directions"] == 2 * 8 * 48 * (rank + 48)
     assert rank + 40 > 48
     assert grown == 5 * 2 * 4 * (48 + 48 + 32)
     fixed = planned(config=settings(method="alphaedit"))
-    assert stage(fixed, "targets").device["bases of forbidden directions"] == 2 * 2 * 8 * 48 * 14
+    assert stage(fixed, "targets").device["bases of forbidden directions"] == 2 * 8 * 48 * rank
+
+
+@pytest.mark.parametrize(("rank", "size", "batches"), [(20, 10, 9), (200, 6, 12), (0, 40, 8)])
+def test_bases_grow_as_planned(rank, size, batches):
+    torch.manual_seed(0)
+    width = 256
+    start = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64)).Q[:, :rank].clone()
+    states = [NullSpaceProjector(basis=start)]
+
+    def held(*projectors):
+        """Rows of the storages that these keep alive."""
+        storages = (p.basis.untyped_storage() for p in projectors)
+        return sum({s.data_ptr(): s.nbytes() for s in storages if s.nbytes()}.values()) / 8 / width
+
+    kept, growing = [], []
+    for _ in range(batches):
+        grown = states[-1].extend(torch.randn(size, width), 1e-6)
+        kept.append(held(states[0], *states[-2:]))
+        growing.append(held(states[0], *states[-2:], grown))
+        states.append(grown)
+    work = Workload(edits=size * batches, batch_size=size)
+    assert _most_directions(rank, work, width) == (max(kept), max(growing))
 
 
 def test_smaller_passes_and_precision_and_offloading_take_less():
@@ -160,6 +184,19 @@ def test_methods_keep_what_they_need():
     assert stage(memit, "open").eigen == 0
     weighed = planned(config=settings(corpus_weight=1.0))
     assert stage(weighed, "solve").device["factored moments"] == 2 * 8 * 48 * 48
+    bases = [
+        stage(plan, "solve").device["bases of forbidden directions"]
+        for plan in (weighed, planned())
+    ]
+    assert bases[0] - bases[1] == 2 * 8 * 48 * 48  # what is closed in the corpus's coordinates
+
+
+def test_what_is_not_known_is_refused():
+    with pytest.raises(ConfigError, match=r"method: expected one of langedit, .* got ft"):
+        planned(config=EditConfig(layers=(1,), method="ft"))
+    for projection in ("pooled", "released"):
+        with pytest.raises(ConfigError, match=f"expected orthogonal, got {projection}"):
+            planned(config=settings(projection=projection))
 
 
 def test_advice_is_the_first_change_that_fits_and_fits():
@@ -222,5 +259,3 @@ def test_times_are_arithmetic_over_rates():
     solve = stage(plan, "solve")
     assert rates.seconds(solve) == solve.matmul / 2 + solve.double / 4
     assert stage(plan, "open").eigen == 9 * 2 * 48**3
-    measured = measure_rates(torch.device("cpu"), torch.float32)
-    assert min(measured.matmul, measured.double, measured.eigen) > 1e6

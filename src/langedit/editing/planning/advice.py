@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 from langedit.editing.config import EditConfig
 from langedit.editing.planning.memory import MemoryPlan, plan_memory
 from langedit.editing.planning.passes import PassCosts, Workload, pass_costs, shaped_model
+from langedit.models import EditableModel
 
 _SMALLEST_PASS = 512  # tokens
 _SMALLEST_BATCH = 10  # facts
@@ -50,6 +51,7 @@ class Planner:
     def __init__(self, shape: PretrainedConfig, *, cpu: bool) -> None:
         self._shape = shape
         self._cpu = cpu
+        self._models: dict[torch.dtype, EditableModel] = {}
         self._costs: dict[tuple[object, ...], PassCosts] = {}
 
     def plan(self, choice: Choice) -> MemoryPlan:
@@ -58,7 +60,9 @@ class Planner:
         Raises:
             LangEditError: as `plan_memory`.
         """
-        model = shaped_model(self._shape, choice.dtype)
+        if choice.dtype not in self._models:
+            self._models[choice.dtype] = shaped_model(self._shape, choice.dtype)
+        model = self._models[choice.dtype]
         of_passes = {"layers", "prefix_count", "prefix_length", "micro_batch_tokens", "loss_layer"}
         settings = choice.config.model_dump(include=of_passes | {"kl_weight"})
         key = (choice.dtype, tuple(settings.values()), choice.work.batch, choice.work.stats_tokens)

@@ -17,6 +17,7 @@ from langedit.editing.config import EditConfig
 from langedit.editing.methods import find_method
 from langedit.editing.planning.passes import PassCosts, Workload, pass_costs
 from langedit.errors import ConfigError
+from langedit.linalg.growing import rows_with_room
 from langedit.models import EditableModel
 
 _ASSUMED_NULL_SHARE = 0.5
@@ -24,6 +25,9 @@ _ASSUMED_NULL_SHARE = 0.5
 
 PLANNED = ("langedit", "alphaedit", "memit", "memit-seq")
 """Methods whose memory is known: one solve a layer, and updates that are pairs of factors."""
+
+_TRIANGULAR = 2.0
+"""What an operation of a system with a triangular factor takes, in operations of a product."""
 
 _SAMPLE = 512  # keys of the corpus kept for each layer
 
@@ -37,8 +41,8 @@ class Stage:
         device: part -> bytes where the model computes.
         host: part -> bytes in main memory; where the model computes on the CPU these add up.
         matmul: floating-point operations of the whole stage in the model's precision.
-        double: the same in float64, of matrix products and factorisations.
-        eigen: the same of eigendecompositions.
+        double: the same in float64, of matrix products and of systems with triangular factors.
+        eigen: the same of decompositions into eigenvectors, singular vectors, orthonormal bases.
     """
 
     name: str
@@ -112,14 +116,20 @@ def plan_memory(
         costs: of the passes, if they are known already.
 
     Raises:
-        ConfigError: a layer is out of range, the memory of the method is not known, or weights
-            are to be offloaded and spread.
+        ConfigError: a layer is out of range, the memory of the method or of its projection is not
+            known, or weights are to be offloaded and spread.
         ModelError: the model decides by values, which are not there.
     """
     if config.method not in PLANNED:
         raise ConfigError(
             f"method: expected one of {', '.join(PLANNED)}, got {config.method}: what others "
             "keep and train is not known here; plan with one of these for a first estimate"
+        )
+    if config.method == "langedit" and config.projection != "orthogonal":
+        raise ConfigError(
+            f"projection: expected orthogonal, got {config.projection}: what the other projections "
+            "keep of moments that they refresh is not known here; plan with orthogonal for a first "
+            "estimate, and expect a decomposition of every layer after each batch on top"
         )
     if offloaded and cards > 1:
         raise ConfigError("expected weights offloaded, or spread over cards, got both: plan one")
@@ -183,7 +193,20 @@ class _Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sizes:
-    """Bytes of what comes in pieces of one layer."""
+    """Bytes of what comes in pieces of one layer.
+
+    Attributes:
+        layers: number of edited layers.
+        d_in: width of the keys.
+        moment: a second moment.
+        weight: an edited weight in float32.
+        rounded: the same as the model stores it.
+        rank: forbidden directions before the first batch.
+        rank_after: the same after the last one.
+        batch_rows: keys of a batch in float64.
+        bases: bases of forbidden directions that are kept between batches.
+        bases_growing: the same while a batch's directions are added.
+    """
 
     layers: int
     d_in: int
@@ -193,13 +216,19 @@ class _Sizes:
     rank: int
     rank_after: int
     batch_rows: int
+    bases: int
+    bases_growing: int
 
     @classmethod
     def of(cls, model: EditableModel, config: EditConfig, work: Workload) -> _Sizes:
         d_in, d_model = model.structure.d_in, model.structure.d_model
         share = config.null_share or _ASSUMED_NULL_SHARE
         rank = round((1 - share) * d_in) if find_method(config.method).needs_null_space else 0
-        grows = config.method == "langedit" and config.projection == "orthogonal"
+        grows = config.method == "langedit"
+        kept, growing = _most_directions(rank, work, d_in) if grows else (rank, rank)
+        if grows and config.corpus_weight:  # what the solves of a weighed corpus close
+            closed = _most_directions(0, work, d_in)
+            kept, growing = kept + closed[0], growing + closed[1]
         return cls(
             layers=len(config.edited_layers),
             d_in=d_in,
@@ -209,10 +238,38 @@ class _Sizes:
             rank=rank,
             rank_after=min(d_in, rank + work.edits) if grows else rank,
             batch_rows=8 * d_in * work.batch,
+            bases=8 * d_in * kept,
+            bases_growing=8 * d_in * growing,
         )
+
+    @property
+    def mean_rank(self) -> float:
+        """Forbidden directions in the middle of the run."""
+        return (self.rank + self.rank_after) / 2
 
     def basis(self, rank: int) -> int:
         return 8 * self.d_in * rank
+
+
+def _most_directions(rank: int, work: Workload, d_in: int) -> tuple[int, int]:
+    """The most rows that bases have between batches, and while a batch's directions are added.
+
+    States of the start, of the batch before the last and of the last one are kept, and the next
+    one is made beside them. They share storages, which are made with room for more rows.
+    """
+    storages = [rank]  # of the states, the start first; the same number is the same storage
+    kept, growing = rank, rank
+    for batch in range(work.batches):
+        known = min(d_in, rank + batch * work.batch_size)
+        more = min(d_in - known, work.batch)
+        states = {storages[0], *storages[-2:]}
+        grown = storages[-1]
+        if known + more > grown:
+            grown = rows_with_room(known, more, d_in)
+        storages.append(grown)
+        kept = max(kept, sum(states))
+        growing = max(growing, sum(states | {grown}))
+    return kept, growing
 
 
 @dataclass(frozen=True)
@@ -237,13 +294,13 @@ class _Builder:
         host = {"second moments": self.sizes.layers * self.sizes.moment}
         return host | ({"offloaded weights": self.weights.waiting} if self.weights.waiting else {})
 
-    def _states(self, copies: float) -> dict[str, int]:
-        """What methods and editor keep of all layers; `copies` of the growing bases."""
+    def _states(self, bases: int) -> dict[str, int]:
+        """What methods and editor keep of all layers, with so many bytes of bases in each."""
         s, edits = self.sizes, self.work.edits
         width = s.d_in + self.model.structure.d_model
         parts = {
             "weights": self.weights.resident,
-            "bases of forbidden directions": int(copies * s.layers * s.basis(s.rank_after)),
+            "bases of forbidden directions": s.layers * bases,
             "factored moments": s.layers * s.moment if self._weighs_corpus() else 0,
             "edited weights in float32": s.layers * s.weight * (2 if self.work.batches > 1 else 1),
             "keys, updates and samples": s.layers
@@ -267,7 +324,7 @@ class _Builder:
                 "means": max(0, (s.layers + 3) * s.moment - self.costs.stats.bytes),
             },
             matmul=passes * self.costs.stats.flops,
-            double=2.0 * s.layers * tokens * s.d_in**2,
+            double=1.0 * s.layers * tokens * s.d_in**2,  # of the lower triangle alone
         )
 
     def _open(self) -> Stage:
@@ -284,15 +341,16 @@ class _Builder:
             "work": work * s.moment,
         }
         eigen = 9.0 * s.layers * s.d_in**3 if s.rank else 0.0
-        double = s.layers * s.d_in**3 / 3 if self._weighs_corpus() else 0.0
+        # The factor of a moment, which a projector is applied to from both sides before.
+        factor = s.d_in**3 / 3 + 8.0 * s.d_in**2 * s.rank
+        double = s.layers * factor if self._weighs_corpus() else 0.0
         return Stage(
             name="open", device=begin, host=self._moments_kept(), eigen=eigen, double=double
         )
 
     def _targets(self) -> Stage:
-        """Optimise the last batch: two generations of bases are kept, for undo."""
+        """Optimise the last batch."""
         c, batches = self.costs, self.work.batches
-        copies = 1.0 if batches == 1 else 2.0
         moments = [
             {"weights": self.weights.resident, "activations": c.prepare.bytes},
             {"weights": self.weights.held, "activations": c.step.bytes},
@@ -301,7 +359,7 @@ class _Builder:
         steps = self.config.value_steps
         return Stage(
             name="targets",
-            device=self._states(copies) | most,
+            device=self._states(self.sizes.bases) | most,
             host=self._moments_kept(),
             matmul=batches * c.groups * (c.prepare.flops + steps * c.step.flops),
         )
@@ -311,12 +369,12 @@ class _Builder:
         after = {"weights after the batch": s.layers * s.weight}
         # At the last layer: the dense update, its rounded sum, and the rows of the solve.
         last = s.weight + s.rounded + s.weight // 4 + 8 * s.batch_rows
-        device = self._states(1.0 if batches == 1 else 2.0) | after
+        device = self._states(s.bases) | after
         device["work"] = max(last, c.walk.bytes)
-        n, d, rank = self.work.batch, s.d_in, s.rank_after
+        n, d, rank = self.work.batch, s.d_in, s.mean_rank
         per_batch = s.layers * (8.0 * n * d * rank + 8.0 * d * n**2 + 2.0 * n * s.weight / 4)
         if self._weighs_corpus():
-            per_batch += s.layers * 4.0 * n * d * d
+            per_batch += s.layers * 2 * _TRIANGULAR * n * d * d
         return Stage(
             name="solve",
             device=device,
@@ -326,14 +384,23 @@ class _Builder:
         )
 
     def _advance(self) -> Stage:
-        """Bases with the batch's keys are made while two older generations are kept."""
+        """Bases with the batch's keys are made while older ones are kept, for undo."""
         s, batches = self.sizes, self.work.batches
         grown = s.rank_after > s.rank
-        copies = (2.0 if batches == 1 else 3.0) if grown else 1.0
-        device = self._states(copies) | {"weights after the batch": s.layers * s.weight}
+        device = self._states(s.bases_growing) | {"weights after the batch": s.layers * s.weight}
         device["work"] = 8 * s.batch_rows
         n, d = self.work.batch, s.d_in
-        double = batches * s.layers * (12.0 * n * d * s.rank_after + 20.0 * d * n**2)
+        # Keys are projected, and singular vectors of what is left made orthonormal; where a corpus
+        # is weighed, the same again in its coordinates.
+        double, eigen = 8.0 * n * d * s.mean_rank, 10.0 * d * n**2 + 20.0 * n**3
+        if self._weighs_corpus():
+            double, eigen = double + _TRIANGULAR * n * d * d, 2 * eigen
+            double += 8.0 * n * d * (s.mean_rank - s.rank)
+        times = batches * s.layers if grown else 0
         return Stage(
-            name="advance", device=device, host=self._moments_kept(), double=double if grown else 0
+            name="advance",
+            device=device,
+            host=self._moments_kept(),
+            double=times * double,
+            eigen=times * eigen,
         )

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     PretrainedConfig,
@@ -18,14 +17,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from langedit.editing.batching import micro_batches
 from langedit.editing.config import EditConfig
 from langedit.editing.keys import LayerWalk
+from langedit.editing.layout import lay_out
 from langedit.editing.planning.tracker import MetaTracker
 from langedit.editing.requests import EditRequest
 from langedit.editing.target_loss import TargetLoss
+from langedit.editing.targets import target_groups
 from langedit.errors import ModelError
-from langedit.models import EditableModel, EncodedPrompt, Recorder, find_structure, pad_batch
+from langedit.models import EditableModel, EncodedPrompt, Recorder, find_structure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +79,14 @@ class PassCosts:
     Attributes:
         prepare: keys and values of prefixes, and layers below the change, of one group of facts.
         step: one evaluation of the target loss with its gradient, of one group.
-        groups: groups of facts that a batch is optimised in.
+        groups: facts of a batch over facts of its largest group, which the costs are of.
         walk: keys, and what is missing to the targets, at every edited layer of a batch.
         stats: one batch of corpus text.
     """
 
     prepare: PassCost
     step: PassCost
-    groups: int
+    groups: float
     walk: PassCost
     stats: PassCost
 
@@ -131,36 +131,47 @@ def pass_costs(model: EditableModel, config: EditConfig, work: Workload) -> Pass
         ModelError: the model decides by values, which are not there.
     """
     config.check_depth(model.structure.n_layers)
-    request = fact_of_mean_size(config, work)
-    contexts = [*request.prompts, request.kl_prompt]
-    longest = max(len(prompt.ids) for prompt in contexts) + work.target_tokens
-    groups = micro_batches([longest] * work.batch, config.micro_batch_tokens, rows=len(contexts))
-    prepare, step = _targets(model, config, [request] * len(groups[0]))
+    requests = facts_of_mean_size(config, work, work.batch)
+    largest = max(target_groups(requests, config), key=len)
+    prepare, step = _targets(model, config, [requests[i] for i in largest])
     return PassCosts(
         prepare=prepare,
         step=step,
-        groups=len(groups),
-        walk=_cost(model, lambda: _walk(model, config, [request] * work.batch)),
+        groups=len(requests) / len(largest),
+        walk=_cost(model, lambda: _walk(model, config, requests)),
         stats=_cost(model, lambda: _corpus_batch(model, config, work.stats_tokens)),
     )
 
 
-def fact_of_mean_size(config: EditConfig, work: Workload) -> EditRequest:
-    """A fact of the mean size; the id of its tokens does not matter."""
+def facts_of_mean_size(config: EditConfig, work: Workload, count: int) -> list[EditRequest]:
+    """Facts of the mean size, of one language: they have prefixes in common, and no other token.
 
-    def prompt(before: int) -> EncodedPrompt:
-        ids = (0,) * (before + work.prompt_tokens)
-        lookup = before + (work.prompt_tokens - 1) // 2
-        return EncodedPrompt(ids=ids, lookup=lookup, subject_start=before)
+    Ids do not matter but for which are the same: beginnings that prompts have in common are run
+    once.
+    """
 
-    prefix = config.prefix_length + 2  # the seed word and the end of the sentence
-    return EditRequest(
-        name="a fact",
-        language="en",
-        prompts=(prompt(0), *(prompt(prefix) for _ in range(config.prefix_count))),
-        target_ids=(0,) * work.target_tokens,
-        kl_prompt=EncodedPrompt(ids=(0,) * 6, lookup=3, subject_start=0),
-    )
+    def prompt(before: tuple[int, ...], fact: int) -> EncodedPrompt:
+        start = len(before)
+        ids = (*before, *(fact,) * work.prompt_tokens)
+        return EncodedPrompt(
+            ids=ids, lookup=start + (work.prompt_tokens - 1) // 2, subject_start=start
+        )
+
+    length = config.prefix_length + 2  # the seed word and the end of the sentence
+    prefixes = [(), *((number,) * length for number in range(config.prefix_count))]
+    requests = []
+    for number in range(count):
+        fact, beginning = config.prefix_count + number, config.prefix_count + count + number
+        requests.append(
+            EditRequest(
+                name=f"fact {number}",
+                language="en",
+                prompts=tuple(prompt(before, fact) for before in prefixes),
+                target_ids=(fact,) * work.target_tokens,
+                kl_prompt=EncodedPrompt(ids=(beginning,) * 6, lookup=3, subject_start=0),
+            )
+        )
+    return requests
 
 
 def _targets(
@@ -191,11 +202,13 @@ def _corpus_batch(model: EditableModel, config: EditConfig, tokens: int) -> obje
     names = [model.projection_name(layer) for layer in config.layers]
     limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", tokens)
     length = max(1, min(tokens // 8, int(limit)))
-    batch = pad_batch([[0] * length] * max(1, tokens // length), 0)
+    texts = [[0] * length] * max(1, tokens // length)
+    layout = max(lay_out(model, texts, tokens, share=False), key=lambda one: one.ids.numel())
     with torch.no_grad(), Recorder(model.model, inputs=names, stop_after=names[-1]) as record:
-        model.run(batch)
-    rows: list[Tensor] = [value.flatten(0, -2).double() for value in record.inputs.values()][:1]
-    return record.inputs, rows
+        model.model(**layout.inputs(model))
+    keys = [value.flatten(0, -2).clone() for value in record.inputs.values()]  # without padding
+    del record
+    return keys[0].double(), keys  # a layer's at a time
 
 
 def _cost(model: EditableModel, run: Callable[[], object]) -> PassCost:

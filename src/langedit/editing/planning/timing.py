@@ -20,7 +20,7 @@ class Rates:
     Attributes:
         matmul: matrix products in the model's precision.
         double: matrix products in float64.
-        eigen: symmetric eigendecompositions in float64, counted as 9 d³.
+        eigen: decompositions in float64, of symmetric matrices counted as 9 d³.
     """
 
     matmul: float
@@ -41,28 +41,42 @@ class Rates:
         return cls(matmul=matmul, double=matmul / 16, eigen=matmul / 640)
 
 
-def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Measure on a device, within a second or two; the best of three tries each."""
+def measure_rates(
+    device: torch.device, dtype: torch.dtype, clock: Callable[[], float] = perf_counter
+) -> Rates:
+    """Measure on a device, within a second or two; the best of three tries each.
+
+    Args:
+        device: where the model will compute.
+        dtype: the model's precision, in which its matrix products are made.
+        clock: of seconds; processor time where other programs keep the machine busy.
+    """
     size = 1024 if device.type == "cpu" else 8192
     generator = torch.Generator().manual_seed(0)
     square = torch.randn(size, size, generator=generator).to(device, dtype)
-    double = torch.randn(size // 2, size // 2, generator=generator).to(device, torch.float64)
-    symmetric = double[: size // 4, : size // 4]
-    symmetric = symmetric @ symmetric.T
+    half = size // 2
+    double = torch.randn(half, half, generator=generator).to(device, torch.float64)
+    symmetric = double @ double.T
+
+    def rate(flops: float, run: Callable[[], object]) -> float:
+        return flops / _least_seconds(run, device, clock)
+
     return Rates(
-        matmul=2.0 * size**3 / _best(lambda: square @ square, device),
-        double=2.0 * (size // 2) ** 3 / _best(lambda: double @ double, device),
-        eigen=9.0 * (size // 4) ** 3 / _best(lambda: torch.linalg.eigh(symmetric), device),
+        matmul=rate(2.0 * size**3, lambda: square @ square),
+        double=rate(2.0 * half**3, lambda: double @ double),
+        eigen=rate(9.0 * half**3, lambda: torch.linalg.eigh(symmetric)),
     )
 
 
-def _best(run: Callable[[], object], device: torch.device) -> float:
+def _least_seconds(
+    run: Callable[[], object], device: torch.device, clock: Callable[[], float]
+) -> float:
     """Shortest of some runs, after one that does not count, in seconds."""
     times = []
     for _ in range(_TRIES + 1):
-        start = perf_counter()
+        start = clock()
         run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        times.append(perf_counter() - start)
+        times.append(clock() - start)
     return min(times[1:])

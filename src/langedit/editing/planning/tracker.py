@@ -78,6 +78,8 @@ class MetaTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run one operation, and the same on the values kept where its operands are small."""
         kwargs = kwargs or {}
+        if not _touches_meta((*args, *kwargs.values())):
+            return func(*args, **kwargs)  # of the CPU, as layouts are made of
         if func is _aten._local_scalar_dense.default and args[0].is_meta:
             return self._value_of(args[0]).item()
         if func is _aten.nonzero.default and args[0].is_meta:
@@ -221,3 +223,11 @@ def _is_meta(leaf: Any) -> bool:
     if isinstance(leaf, Tensor):
         return leaf.is_meta
     return isinstance(leaf, torch.device) and leaf.type == "meta"
+
+
+def _touches_meta(operands: Iterable[Any]) -> bool:
+    """Whether any of them, or of what lists among them hold, is or makes a tensor on meta."""
+    return any(
+        any(map(_is_meta, one)) if isinstance(one, list | tuple) else _is_meta(one)
+        for one in operands
+    )
