@@ -28,7 +28,8 @@ class _Group:
     Attributes:
         rows: (r,) int64, which rows.
         tokens: (r, suffix) int64, where their tokens are among those of all rows, padded on the
-            right with any token.
+            right with any token; on the CPU.
+        places: the same where attention is.
         before: (r,) int64 lengths of their prefixes.
         after: (r,) int64 lengths of their suffixes.
         mask: (r, 1, suffix, prefix + suffix) bool, which keys a token sees.
@@ -37,6 +38,7 @@ class _Group:
 
     rows: Tensor
     tokens: Tensor
+    places: Tensor
     before: Tensor
     after: Tensor
     mask: Tensor
@@ -68,7 +70,8 @@ class _Group:
         device = cache.blank.device
         return cls(
             rows=rows,
-            tokens=tokens[:, :suffix].to(device),
+            tokens=tokens[:, :suffix],
+            places=tokens[:, :suffix].to(device),
             before=before,
             after=after,
             mask=mask.unsqueeze(1).to(device),
@@ -85,7 +88,7 @@ class _Group:
         at = kept.nonzero().squeeze(1)
         if not len(at):
             return None
-        tokens = moved[self.tokens.cpu()[at]].clamp(min=0)  # padding may be of rows that left
+        tokens = moved[self.tokens[at]].clamp(min=0)  # padding may be of rows that left
         return _Group.build(self.rows[at], tokens, self.before[at], self.after[at], self.cache, at)
 
     def attend(
@@ -102,7 +105,7 @@ class _Group:
         Returns:
             (r * suffix, heads, width), padding included.
         """
-        places = self.tokens.to(states[0].device)
+        places = self.places.to(states[0].device)
         shape, flat = places.shape, places.flatten()
         query, key, value = (
             own.index_select(0, flat).view(*shape, *own.shape[1:]).transpose(1, 2) for own in states
@@ -304,6 +307,6 @@ def _alike(before: Sequence[int], after: Sequence[int]) -> list[list[int]]:
 
 def _order(groups: Sequence[_Group]) -> Tensor:
     """Where each token is in what the groups give, one after the other, padding included."""
-    tokens = torch.cat([own.tokens.cpu()[own.filled] for own in groups])
+    tokens = torch.cat([own.tokens[own.filled] for own in groups])
     places = torch.cat([own.filled.flatten() for own in groups]).nonzero().squeeze(1)
-    return places[tokens.argsort()].to(groups[0].tokens.device)
+    return places[tokens.argsort()].to(groups[0].places.device)

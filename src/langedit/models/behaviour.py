@@ -103,9 +103,10 @@ def _noting(callers: list[nn.Module], attention: Attention) -> Attention:
 def _attention(
     model: PreTrainedModel, structure: ModelStructure, callers: Sequence[nn.Module]
 ) -> str | None:
-    """The name that callers have in their layers, where every layer has one, in three passes."""
+    """The name that callers have in their layers, where every layer has one in every pass."""
     blocks = [model.get_submodule(f"{structure.layers}.{i}") for i in range(structure.n_layers)]
-    if len(callers) != 3 * len(blocks):
+    passes, odd = divmod(len(callers), len(blocks))
+    if not passes or odd:
         return None
     names = {
         name
@@ -115,7 +116,7 @@ def _attention(
     }
     name = next(iter(names), "")
     found = [dict(block.named_modules()).get(name) for block in blocks]
-    alike = len(names) == 1 and all(a is b for a, b in zip(callers, found * 3, strict=True))
+    alike = len(names) == 1 and all(a is b for a, b in zip(callers, found * passes, strict=True))
     return name if alike else None
 
 
@@ -137,10 +138,9 @@ def packed_mask(attends: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _packs(model: PreTrainedModel, structure: ModelStructure) -> bool:
     """Compare two sequences in one row, under a mask of their own, with each by itself."""
-    given = "position_ids" in inspect.signature(model.forward).parameters
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
     device = input_device(model)
-    if not given or device.type == "meta":
-        return given
     size = int(model.config.get_text_config().vocab_size)
     ids = torch.tensor([[(7 * i * i + 3 * i + 1) % size for i in range(6)]])
     positions = torch.arange(_TOKENS).repeat(2).unsqueeze(0)
@@ -155,6 +155,8 @@ def _packs(model: PreTrainedModel, structure: ModelStructure) -> bool:
         return record.outputs[last].float()
 
     alone = run({"input_ids": ids[0].reshape(2, _TOKENS)}).flatten(0, 1)
+    if device.type == "meta":
+        return True
     everything = torch.ones_like(ids)  # said, or transformers finds out where sequences begin
     together = run({"input_ids": ids, "position_ids": positions, "attention_mask": everything})[0]
     mask = packed_mask(attends, model.dtype)
