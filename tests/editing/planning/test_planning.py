@@ -183,12 +183,34 @@ def test_methods_keep_what_they_need():
     assert stage(memit, "solve").device["factored moments"] == 2 * 8 * 48 * 48
     assert stage(memit, "open").eigen == 0
     weighed = planned(config=settings(corpus_weight=1.0))
-    assert stage(weighed, "solve").device["factored moments"] == 2 * 8 * 48 * 48
+    null = round(0.7 * 48)
+    assert stage(weighed, "solve").device["factored moments"] == 2 * 8 * 48 * null
     bases = [
         stage(plan, "solve").device["bases of forbidden directions"]
         for plan in (weighed, planned())
     ]
-    assert bases[0] - bases[1] == 2 * 8 * 48 * 48  # what is closed in the corpus's coordinates
+    assert bases[0] - bases[1] == 2 * 8 * null**2  # what is closed in the corpus's coordinates
+
+
+def test_states_that_wait_in_main_memory_leave_the_device():
+    config = settings(corpus_weight=1.0)
+    here, apart = planned(config=config), planned(config=config.replace(states_on="cpu"))
+    for name in ("targets", "solve", "advance"):
+        own, other = stage(here, name), stage(apart, name)
+        moved = sum(other.host.values()) - sum(own.host.values())
+        assert moved > 0
+        one = other.device.get("state of one layer", 0)
+        assert (one > 0) == (name != "targets")
+        assert own.bytes(shared=False) - other.bytes(shared=False) == moved - one
+    assert apart.peak < here.peak
+    planner = Planner(tiny_shape(), cpu=True)  # where they are there anyway
+    on_cpu = [
+        planner.plan(
+            Choice(dtype=torch.float32, config=config.replace(states_on=place), work=WORK)
+        ).peak
+        for place in ("device", "cpu")
+    ]
+    assert on_cpu[0] == on_cpu[1]
 
 
 def test_what_is_not_known_is_refused():

@@ -124,6 +124,8 @@ class Planner:
             yield _setting("micro_batch_tokens", tokens)
         if asked.work.stats_tokens > _SMALLEST_PASS:
             yield _size("stats_tokens", _SMALLEST_PASS, "langedit stats --batch-tokens")
+        if not self._cpu and asked.config.states_on == "device":
+            yield _setting("states_on", "cpu")
         if asked.work.batch > _SMALLEST_BATCH:
             size = max(_SMALLEST_BATCH, asked.work.batch // 4)
             yield _size("batch_size", size, "--batch-size")
@@ -164,7 +166,7 @@ def device_map(choice: Choice, plan: MemoryPlan, limit: int) -> dict[str, object
     return {"device_map": "auto", "max_memory": memory}
 
 
-def _setting(name: str, value: float) -> _Change:
+def _setting(name: str, value: float | str) -> _Change:
     def change(choice: Choice) -> Choice:
         config = choice.config.replace(**{name: value})
         return _noted(replace(choice, config=config), f"{name} =", value)

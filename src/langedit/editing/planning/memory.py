@@ -141,7 +141,7 @@ def plan_memory(
         parameters=sum(p.numel() for p in parameters),
         stored=weights.stored,
         embeddings=weights.embeddings,
-        stages=_Builder(sizes, costs, config, work, weights, model).stages(),
+        stages=_Builder(sizes, costs, config, work, weights, model, cpu).stages(),
         cpu=cpu,
     )
 
@@ -206,6 +206,7 @@ class _Sizes:
         batch_rows: keys of a batch in float64.
         bases: bases of forbidden directions that are kept between batches.
         bases_growing: the same while a batch's directions are added.
+        factored: what is kept of a second moment that solves weigh.
     """
 
     layers: int
@@ -218,6 +219,7 @@ class _Sizes:
     batch_rows: int
     bases: int
     bases_growing: int
+    factored: int
 
     @classmethod
     def of(cls, model: EditableModel, config: EditConfig, work: Workload) -> _Sizes:
@@ -226,9 +228,13 @@ class _Sizes:
         rank = round((1 - share) * d_in) if find_method(config.method).needs_null_space else 0
         grows = config.method == "langedit"
         kept, growing = _most_directions(rank, work, d_in) if grows else (rank, rank)
+        bases, bases_growing = 8 * d_in * kept, 8 * d_in * growing
         if grows and config.corpus_weight:  # what the solves of a weighed corpus close
-            closed = _most_directions(0, work, d_in)
-            kept, growing = kept + closed[0], growing + closed[1]
+            kept, growing = _most_directions(0, work, d_in - rank)
+            bases += 8 * (d_in - rank) * kept
+            bases_growing += 8 * (d_in - rank) * growing
+        # With a null space its eigenvectors, else a triangular factor.
+        factored = 8 * d_in * (d_in - rank) if not rank or config.corpus_weight else 0
         return cls(
             layers=len(config.edited_layers),
             d_in=d_in,
@@ -238,9 +244,15 @@ class _Sizes:
             rank=rank,
             rank_after=min(d_in, rank + work.edits) if grows else rank,
             batch_rows=8 * d_in * work.batch,
-            bases=8 * d_in * kept,
-            bases_growing=8 * d_in * growing,
+            bases=bases,
+            bases_growing=bases_growing,
+            factored=factored,
         )
+
+    @property
+    def null(self) -> int:
+        """Open directions before the first batch."""
+        return self.d_in - self.rank
 
     @property
     def mean_rank(self) -> float:
@@ -282,32 +294,52 @@ class _Builder:
     work: Workload
     weights: _Weights
     model: EditableModel
+    cpu: bool
 
     def stages(self) -> tuple[Stage, ...]:
         return (self._stats(), self._open(), self._targets(), self._solve(), self._advance())
 
-    def _weighs_corpus(self) -> bool:
-        return not self.sizes.rank or self.config.corpus_weight > 0
+    @property
+    def _states_wait(self) -> bool:
+        """Whether what methods remember is in main memory, apart from the device."""
+        return self.config.states_on == "cpu" and not self.cpu
 
-    def _moments_kept(self) -> dict[str, int]:
-        """The moments read from the folder stay in main memory."""
+    def _host(self, bases: int = 0) -> dict[str, int]:
+        """What is in main memory; moments read from the folder stay there."""
         host = {"second moments": self.sizes.layers * self.sizes.moment}
-        return host | ({"offloaded weights": self.weights.waiting} if self.weights.waiting else {})
+        if self.weights.waiting:
+            host["offloaded weights"] = self.weights.waiting
+        return host | (self._remembered(bases) if self._states_wait else {})
 
-    def _states(self, bases: int) -> dict[str, int]:
-        """What methods and editor keep of all layers, with so many bytes of bases in each."""
-        s, edits = self.sizes, self.work.edits
-        width = s.d_in + self.model.structure.d_model
+    def _remembered(self, bases: int) -> dict[str, int]:
+        """What methods remember of all layers, with so many bytes of bases in each."""
+        s = self.sizes
         parts = {
-            "weights": self.weights.resident,
             "bases of forbidden directions": s.layers * bases,
-            "factored moments": s.layers * s.moment if self._weighs_corpus() else 0,
-            "edited weights in float32": s.layers * s.weight * (2 if self.work.batches > 1 else 1),
-            "keys, updates and samples": s.layers
-            * 4
-            * (edits * (s.d_in + width) + _SAMPLE * s.d_in),
+            "factored moments": s.layers * s.factored,
+            "keys of past edits": s.layers * 4 * self.work.edits * s.d_in,
         }
         return {name: size for name, size in parts.items() if size}
+
+    def _device(self, bases: int, *, copies: int = 0) -> dict[str, int]:
+        """What methods and editor keep where the model computes.
+
+        Args:
+            bases: bytes of each layer's bases.
+            copies: of the one layer's basis that is there in turn, where states wait.
+        """
+        s, edits = self.sizes, self.work.edits
+        width = s.d_in + self.model.structure.d_model
+        parts = {"weights": self.weights.resident}
+        if not self._states_wait:
+            parts |= self._remembered(bases)
+        elif copies:
+            parts["state of one layer"] = copies * s.basis(s.rank_after) + s.factored
+        parts["edited weights in float32"] = (
+            s.layers * s.weight * (2 if self.work.batches > 1 else 1)
+        )
+        parts["updates and samples"] = s.layers * 4 * (edits * width + _SAMPLE * s.d_in)
+        return parts
 
     def _stats(self) -> Stage:
         s, tokens = self.sizes, self.work.moment_tokens
@@ -332,21 +364,18 @@ class _Builder:
         s = self.sizes
         # Eigenvectors, and twice as much work space; checks of a moment take two more at a time.
         work = 3 if s.rank else 2
-        if self._weighs_corpus() and s.rank:
-            work = 5
-        kept = (s.layers - 1) * (s.basis(s.rank) + (s.moment if self._weighs_corpus() else 0))
+        kept = 0 if self._states_wait else (s.layers - 1) * (s.basis(s.rank) + s.factored)
         begin = {
             "weights": self.weights.resident,
             "kept of other layers": kept,
             "work": work * s.moment,
         }
         eigen = 9.0 * s.layers * s.d_in**3 if s.rank else 0.0
-        # The factor of a moment, which a projector is applied to from both sides before.
-        factor = s.d_in**3 / 3 + 8.0 * s.d_in**2 * s.rank
-        double = s.layers * factor if self._weighs_corpus() else 0.0
-        return Stage(
-            name="open", device=begin, host=self._moments_kept(), eigen=eigen, double=double
-        )
+        double = 0.0 if s.rank else s.layers * s.d_in**3 / 3
+        if s.rank and self.config.relative_ridge is not None:
+            double += s.layers * 2.0 * s.d_in**2 * s.rank
+        host = self._host(s.basis(s.rank))
+        return Stage(name="open", device=begin, host=host, eigen=eigen, double=double)
 
     def _targets(self) -> Stage:
         """Optimise the last batch."""
@@ -359,48 +388,54 @@ class _Builder:
         steps = self.config.value_steps
         return Stage(
             name="targets",
-            device=self._states(self.sizes.bases) | most,
-            host=self._moments_kept(),
+            device=self._device(self.sizes.bases) | most,
+            host=self._host(self.sizes.bases),
             matmul=batches * c.groups * (c.prepare.flops + steps * c.step.flops),
         )
 
     def _solve(self) -> Stage:
         s, c, batches = self.sizes, self.costs, self.work.batches
-        after = {"weights after the batch": s.layers * s.weight}
         # At the last layer: the dense update, its rounded sum, and the rows of the solve.
         last = s.weight + s.rounded + s.weight // 4 + 8 * s.batch_rows
-        device = self._states(s.bases) | after
+        device = self._device(s.bases, copies=1)
+        device["weights after the batch"] = s.layers * s.weight
         device["work"] = max(last, c.walk.bytes)
         n, d, rank = self.work.batch, s.d_in, s.mean_rank
-        per_batch = s.layers * (8.0 * n * d * rank + 8.0 * d * n**2 + 2.0 * n * s.weight / 4)
-        if self._weighs_corpus():
-            per_batch += s.layers * 2 * _TRIANGULAR * n * d * d
+        rows = 8.0 * d * n**2 + 2.0 * n * s.weight / 4  # of the batch among themselves, and dense
+        if not s.rank:
+            rows += 2 * _TRIANGULAR * n * d * d
+        elif s.factored:  # into the coordinates and back, what is closed, and the basis once
+            rows += 4.0 * n * s.null * (d + 2 * (rank - s.rank)) + 4.0 * n * d * rank
+        else:
+            rows += 8.0 * n * d * rank
         return Stage(
             name="solve",
             device=device,
-            host=self._moments_kept(),
+            host=self._host(s.bases),
             matmul=batches * c.walk.flops,
-            double=batches * per_batch,
+            double=batches * s.layers * rows,
         )
 
     def _advance(self) -> Stage:
         """Bases with the batch's keys are made while older ones are kept, for undo."""
         s, batches = self.sizes, self.work.batches
         grown = s.rank_after > s.rank
-        device = self._states(s.bases_growing) | {"weights after the batch": s.layers * s.weight}
+        device = self._device(s.bases_growing, copies=2)
+        device["weights after the batch"] = s.layers * s.weight
         device["work"] = 8 * s.batch_rows
         n, d = self.work.batch, s.d_in
-        # Keys are projected, and singular vectors of what is left made orthonormal; where a corpus
-        # is weighed, the same again in its coordinates.
-        double, eigen = 8.0 * n * d * s.mean_rank, 10.0 * d * n**2 + 20.0 * n**3
-        if self._weighs_corpus():
-            double, eigen = double + _TRIANGULAR * n * d * d, 2 * eigen
-            double += 8.0 * n * d * (s.mean_rank - s.rank)
+        # Singular vectors of what is left of the keys are made orthonormal. Where a corpus is
+        # weighed, the solve has not projected the keys, and the same follows in its coordinates.
+        double, eigen = 0.0, 10.0 * d * n**2 + 20.0 * n**3
+        if s.factored:
+            eigen += 10.0 * s.null * n**2 + 20.0 * n**3
+            double += 4.0 * n * d * s.mean_rank
+            double += 2.0 * n * s.null * (d + 4.0 * (s.mean_rank - s.rank))
         times = batches * s.layers if grown else 0
         return Stage(
             name="advance",
             device=device,
-            host=self._moments_kept(),
+            host=self._host(s.bases_growing),
             double=times * double,
             eigen=times * eigen,
         )
