@@ -247,6 +247,9 @@ def test_facts_whose_targets_overflow_are_told(unsure, tmp_path, monkeypatch, fa
 def test_the_files_hold_what_was_found(found, written):
     assert EditConfig.from_toml(written / SETTINGS) == found.chosen
     text = (written / SETTINGS).read_text(encoding="utf-8")
+    length = f"streams of about {len(found.parts.search)} edits"
+    assert length in text
+    assert length in (written / REPORT).read_text(encoding="utf-8")
     assert "# Targets reached at layers 0 to 2:" in text
     report = (written / REPORT).read_text(encoding="utf-8")
     figures = [part.split(")")[0] for part in report.split("](")[1:]]

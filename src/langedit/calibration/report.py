@@ -15,6 +15,7 @@ from langedit.calibration.search import best_trial
 from langedit.calibration.settings_file import (
     changed_settings,
     comparisons,
+    length_of_streams,
     percent_interval,
     settings_text,
 )
@@ -135,7 +136,7 @@ def _confirmation(calibration: Calibration) -> list[str]:
         table(
             ["settings", *names, f"{MEAN} from the start", f"{MEAN} of the chosen minus this"], rows
         ),
-        " ".join([verdict, *comparisons(calibration)]),
+        " ".join([verdict, *comparisons(calibration), length_of_streams(calibration)]),
         "```toml\n" + "\n".join(
             f"{name} = {toml_value(value)}"
             for name, value in changed_settings(calibration.chosen).items()

@@ -105,7 +105,16 @@ def _heading(calibration: Calibration, command: str) -> list[str]:
     elif MEAN in confirmed["found"].gains:
         gain = percent_interval(confirmed["found"].gains[MEAN], signed=True)
         lines.append(f"that is {gain} points from the start.")
-    return [*lines, *comparisons(calibration)]
+    return [*lines, *comparisons(calibration), length_of_streams(calibration)]
+
+
+def length_of_streams(calibration: Calibration) -> str:
+    """For how many edits the settings are."""
+    count = len(calibration.parts.search)
+    return (
+        f"They are for streams of about {count} edits, as many as the search made: "
+        "for longer ones calibrate with more facts."
+    )
 
 
 def _evidence(calibration: Calibration, config: EditConfig) -> dict[str, list[str]]:
