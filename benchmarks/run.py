@@ -44,14 +44,35 @@ class Part:
     quick: Callable[[Path], dict[str, Any]] | None = None
 
 
+def _on_one_thread(run: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
+    """The same with one thread, whatever `--threads` says."""
+
+    def single(folder: Path) -> dict[str, Any]:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return run(folder)
+        finally:
+            torch.set_num_threads(threads)
+
+    return single
+
+
+_QUICK = partial(end_to_end.run, batches=2, facts=2, texts=12)
+
 PARTS: dict[str, Part] = {
     "end-to-end": Part(
-        minutes=8,
+        minutes=4.5,
         run=end_to_end.run,
-        quick=partial(end_to_end.run, batches=2, facts=2, texts=12),
+        quick=_QUICK,
+    ),
+    "one-thread": Part(
+        minutes=7,
+        run=_on_one_thread(end_to_end.run),
+        quick=_on_one_thread(_QUICK),
     ),
     "linalg": Part(
-        minutes=8,
+        minutes=5.5,
         run=streams.run_stream,
         quick=partial(streams.run_stream, d_in=256, d_out=64, facts=10, batches=4),
     ),
@@ -101,7 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
             failed.append(f"{name}: {error}")
             print(failed[-1], file=sys.stderr, flush=True)
             continue
-        found |= {"machine": machine(load), "minutes": (perf_counter() - begun) / 60}
+        threads = found.get("threads", options.threads)
+        found |= {"machine": machine(load, threads), "minutes": (perf_counter() - begun) / 60}
         file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     write_page(results, docs)
     print(f"{docs / 'performance.md'}")
@@ -124,12 +146,12 @@ def warn_if_busy(threads: int) -> float | None:
     return load
 
 
-def machine(load: float | None) -> dict[str, Any]:
+def machine(load: float | None, threads: int) -> dict[str, Any]:
     """What the figures were measured with."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "load_before": load,
         "torch": torch.__version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -69,7 +69,7 @@ def test_parts_are_run_once_and_the_page_says_what_is_missing(parts, tmp_path, c
     assert "**70 ×**" in page
     assert "| stream, times faster | ≥ 50 | 70 | met |" in page
     assert "| batch 2 against batch 2, times as long | ≤ 2 | 2.50 | missed |" in page
-    assert "Not measured yet: end-to-end, edits, widths, sizes, targets." in page
+    assert "Not measured yet: end-to-end, one-thread, edits, widths, sizes, targets." in page
     run.main(arguments)
     assert parts == ["linalg", "edits", "widths"]
     run.main([*arguments, "--again", "--only", "edits"])
@@ -100,9 +100,28 @@ def test_a_part_that_fails_does_not_stop_the_others(parts, tmp_path, capsys, mon
     with pytest.raises(SystemExit, match="linalg: results differ"):
         run.main(["--results", str(tmp_path / "results"), "--docs", str(tmp_path / "docs")])
     assert sorted(parts) == ["edits", "widths"]
-    assert "Not measured yet: end-to-end, linalg" in (
+    assert "Not measured yet: end-to-end, one-thread, linalg" in (
         (tmp_path / "docs" / "performance.md").read_text(encoding="utf-8")
     )
+
+
+def test_the_same_with_one_thread_is_told_as_that(tmp_path, capsys, monkeypatch) -> None:
+    seen: list[int] = []
+
+    def measure(_folder: object) -> dict[str, object]:
+        seen.append(torch.get_num_threads())
+        stage = {"langedit": 2.0, "baseline": 50.0, "ratio": 25.0}
+        return {"threads": torch.get_num_threads(), "stages": {"whole batches": stage}}
+
+    part = run.Part(minutes=1, run=run._on_one_thread(measure))
+    monkeypatch.setattr(run, "PARTS", {"one-thread": part})
+    before = torch.get_num_threads()
+    run.main(["--results", str(tmp_path), "--docs", str(tmp_path), "--threads", str(before)])
+    assert seen == [1]
+    assert torch.get_num_threads() == before
+    page = (tmp_path / "performance.md").read_text(encoding="utf-8")
+    assert "| whole batches, times faster | ≥ 20 | 25.0 | met |" in page
+    assert ", 1 threads" in page
 
 
 def test_a_busy_machine_is_warned_about(monkeypatch, capsys) -> None:
