@@ -128,7 +128,7 @@ class Stream:
         update, state = _batch(self.method, self.state, rows, residuals)
         weight = self.weight + update
         self.seconds.append(perf_counter() - begun)
-        self.earlier, self.state, self.weight = self.state, state, weight
+        self.earlier, self.state, self.weight = self.state.sharing(state), state, weight
         return update
 
     def held_bytes(self) -> int:

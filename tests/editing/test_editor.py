@@ -86,13 +86,17 @@ def test_undo_gives_back_every_bit(family: str, dtype: torch.dtype) -> None:
     edited = editor(family, dtype)
     start = stored(edited)
     edited.apply(FACTS)
-    first, states = stored(edited), edited.layer_states
+    first, states, state = stored(edited), edited.layer_states, edited.state_hash
     report = edited.apply(LATER)
     second = stored(edited)
     assert not same(first, second)
     assert edited.undo() is report
     assert same(first, stored(edited))
-    assert edited.layer_states is states
+    assert edited.state_hash == state
+    for layer, own in edited.layer_states.items():
+        assert torch.equal(own.history, states[layer].history)
+        assert own.projector is not None
+        assert torch.equal(own.projector.basis, states[layer].projector.basis)
     edited.apply(LATER)
     assert same(second, stored(edited))
     edited.undo()
@@ -108,14 +112,14 @@ def test_every_method_is_undone_reported_and_saved(
 ) -> None:
     edited = editor("gpt2", dtype, method=method, layers=(1,), moment_weight=0.01, ft_lr=0.01)
     edited.apply(FACTS)
-    first, states = stored(edited), edited.layer_states
+    first, states, state = stored(edited), edited.layer_states, edited.state_hash
     weight = edited.model.read_weight(1).double()
     report = edited.apply(LATER)
     second = stored(edited)
     assert not same(first, second)
     assert edited.undo() is report
     assert same(first, stored(edited))
-    assert edited.layer_states is states
+    assert edited.state_hash == state
     past = states[1].history.double()
     moved = report.updates[1].dense().double()
     ratios = (past @ moved.T).norm(dim=1) / (past @ weight.T).norm(dim=1)

@@ -6,6 +6,7 @@ The card is that of tests/pretend.py: it refuses to mix with the CPU, but comput
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,6 +88,45 @@ def test_one_layer_at_a_time_is_on_the_card(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_state_is_not_copied_to_where_it_is() -> None:
     state = editor("langedit", "cpu", card=False).layer_states[0]
     assert state.to(torch.device("cpu")) is state
+
+
+def test_states_before_and_after_a_batch_are_kept_once() -> None:
+    edited = editor("langedit", "device", card=False)
+    for batch in (FACTS, LATER, FACTS[:1]):
+        edited.apply(batch)
+        present, before = edited.layer_states[0], edited.earlier_layer_states[0]
+        start = edited._start.layers[0]
+        assert present.projector is not None
+        assert present.solver is not None
+        for name in ("history", "basis", "closed"):
+            places = {
+                tensor.untyped_storage().data_ptr()
+                for tensor in map(partial(_tensor, name=name), (start, before, present))
+                if tensor is not None and tensor.numel()
+            }
+            assert len(places) == 1, name
+
+
+def _tensor(state: LayerState, name: str) -> torch.Tensor | None:
+    assert state.projector is not None
+    assert state.solver is not None
+    if name == "history":
+        return state.history
+    if name == "basis":
+        return state.projector.basis
+    return None if state.solver.closed is None else state.solver.closed.basis
+
+
+def test_a_state_taken_back_does_not_write_into_the_one_it_shared_with() -> None:
+    edited = editor("langedit", "device", card=False)
+    edited.apply(FACTS)
+    first = edited.apply(LATER)
+    history = edited.layer_states[0].history.clone()
+    later = edited.layer_states[0]
+    edited.undo()
+    edited.apply((FACTS[0],))
+    assert torch.equal(later.history, history)
+    assert first.facts == LATER
 
 
 def test_what_a_state_shares_stays_shared() -> None:

@@ -233,8 +233,8 @@ class Editor:
         except BaseException:
             self._write(self._weights)
             raise
-        self._earlier = self._state, digest
-        self._state = state
+        self._earlier = self._state.sharing(state), digest
+        self._start, self._state = self._start.sharing(state), state
         self._weights = {layer: own.after for layer, own in edit.layers.items()}
         report = replace(report, seconds=job.seconds)
         self._reports = (*self._reports, report)
@@ -310,7 +310,7 @@ class Editor:
             self._write(self._weights)
             raise
         self._weights, self._state, self._reports = weights, state, tuple(reports)
-        self._earlier = None
+        self._start, self._earlier = self._start.sharing(state), None
 
     def record(self, scores: Sequence[Score] | None = None) -> EditedModelRecord:
         """The base model and all updates in the model, from which it can be exported.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,6 +63,11 @@ class EditorState:
             prefixes=known,
             digest=self._next_digest(layers, languages, prefixes),
         )
+
+    def sharing(self, later: EditorState) -> EditorState:
+        """The same, with its tensors kept as the beginnings of those of a state made of it."""
+        layers = {layer: own.sharing(later.layers[layer]) for layer, own in self.layers.items()}
+        return replace(self, layers=layers)
 
     def _next_digest(
         self,

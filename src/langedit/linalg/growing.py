@@ -41,6 +41,10 @@ class GrowingRows:
         """Return the first `count` rows, a view."""
         return self._storage.tensor[:count]
 
+    def first(self, count: int) -> GrowingRows:
+        """Return the same storage for whoever has its first `count` rows."""
+        return GrowingRows(self._storage, count)
+
     def with_rows(self, count: int, more: Tensor) -> GrowingRows:
         """Return the first `count` rows followed by `more (m, d)`."""
         storage = self._storage

@@ -154,6 +154,20 @@ class MomentSolver:
         closed = None if self.closed is None else self.closed.to(device)
         return MomentSolver(whitening=self.whitening.to(device), projector=projector, closed=closed)
 
+    def sharing(
+        self, later: MomentSolver | None, projector: NullSpaceProjector | None
+    ) -> MomentSolver:
+        """Return the same solver, with what is closed kept as the beginning of a later one's.
+
+        Args:
+            later: made of this one by `within`.
+            projector: this solver's, as it is kept.
+        """
+        closed = self.closed
+        if closed is not None and later is not None and later.closed is not None:
+            closed = closed.sharing(later.closed)
+        return replace(self, projector=projector, closed=closed)
+
     def directions(self, rows: Tensor, count: int) -> Tensor:
         """Return the last `count` rows of `Z (A + ZᵀZ)⁻¹`, `(count, d_in)`, for `Z = rows`.
 

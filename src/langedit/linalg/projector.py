@@ -121,7 +121,8 @@ class NullSpaceProjector:
         if null_share is not None:
             threshold = _threshold_for_share(eigenvalues, null_share)
         assert threshold is not None
-        forbidden = eigenvectors[:, eigenvalues >= threshold].contiguous()
+        # Column by column, as `extend` lays it out: products then have the same bits.
+        forbidden = eigenvectors[:, eigenvalues >= threshold].T.contiguous().T
         return cls(basis=forbidden, threshold=threshold)
 
     @property
@@ -226,6 +227,20 @@ class NullSpaceProjector:
         grown = grown.with_rows(self.rank, added.T)
         return NullSpaceProjector(
             basis=grown.rows(self.rank + len(new)).T, threshold=self.threshold, _grown=grown
+        )
+
+    def sharing(self, later: NullSpaceProjector) -> NullSpaceProjector:
+        """Return this projector with its basis kept as the beginning of a later one's.
+
+        Where the later one does not begin with these very columns, it is this one itself.
+        """
+        basis, grown = later.basis[:, : self.rank], later._grown
+        if grown is None or basis.shape != self.basis.shape or basis.device != self.basis.device:
+            return self
+        if basis.data_ptr() == self.basis.data_ptr() or not torch.equal(basis, self.basis):
+            return self
+        return NullSpaceProjector(
+            basis=basis, threshold=self.threshold, _grown=grown.first(self.rank)
         )
 
     def dense(self) -> Tensor:

@@ -83,8 +83,8 @@ def test_more_edits_take_their_directions_keys_and_updates():
     few, many = planned(), planned(work=replace(WORK, edits=45))
     grown = stage(many, "targets").bytes(shared=False) - stage(few, "targets").bytes(shared=False)
     rank = 14  # of 48 directions, 70 % of which are open, all are taken after 34 edits
-    # the start's, and one with room for all directions that there are
-    assert stage(few, "targets").device["bases of forbidden directions"] == 2 * 8 * 48 * (rank + 48)
+    # one with room for all directions that there are
+    assert stage(few, "targets").device["bases of forbidden directions"] == 2 * 8 * 48 * 48
     assert rank + 40 > 48
     assert grown == 5 * 2 * 4 * (48 + 48 + 32)
     fixed = planned(config=settings(method="alphaedit"))
@@ -104,11 +104,11 @@ def test_bases_grow_as_planned(rank, size, batches):
         return sum({s.data_ptr(): s.nbytes() for s in storages if s.nbytes()}.values()) / 8 / width
 
     kept, growing = [], []
-    for _ in range(batches):
+    for _ in range(batches):  # the start, the state before the last batch, the present one
         grown = states[-1].extend(torch.randn(size, width), 1e-6)
-        kept.append(held(states[0], *states[-2:]))
-        growing.append(held(states[0], *states[-2:], grown))
-        states.append(grown)
+        kept.append(held(*states))
+        growing.append(held(*states, grown))
+        states = [*(own.sharing(grown) for own in (states[0], states[-1])), grown]
     work = Workload(edits=size * batches, batch_size=size)
     assert _most_directions(rank, work, width) == (max(kept), max(growing))
 

@@ -94,6 +94,28 @@ class LayerState:
             solver=None if self.solver is None else self.solver.to(device, projector),
         )
 
+    def sharing(self, later: LayerState) -> Self:
+        """The same, with keys and bases kept as the beginnings of those of a later state.
+
+        What grew in a new place, because the old one was full, is then there once.
+        """
+        projector, solver, grown = self.projector, self.solver, later._grown
+        if projector is not None and later.projector is not None:
+            projector = projector.sharing(later.projector)
+        if solver is not None:
+            own = projector if solver.projector is self.projector else solver.projector
+            solver = solver.sharing(later.solver, own)
+        if grown is None or self.device != later.device:
+            return replace(self, projector=projector, solver=solver)
+        count = len(self.history)
+        return replace(
+            self,
+            history=later.history[:count],
+            projector=projector,
+            solver=solver,
+            _grown=grown.first(count),
+        )
+
     def further(self) -> tuple[Tensor, ...]:
         """What a subclass remembers of the batches beyond these attributes, and solves read."""
         return ()

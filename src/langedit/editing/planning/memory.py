@@ -266,22 +266,18 @@ class _Sizes:
 def _most_directions(rank: int, work: Workload, d_in: int) -> tuple[int, int]:
     """The most rows that bases have between batches, and while a batch's directions are added.
 
-    States of the start, of the batch before the last and of the last one are kept, and the next
-    one is made beside them. They share storages, which are made with room for more rows.
+    All states share one storage, which is made with room for more rows. When it is full, a larger
+    one is filled from it.
     """
-    storages = [rank]  # of the states, the start first; the same number is the same storage
-    kept, growing = rank, rank
+    held = kept = growing = rank
     for batch in range(work.batches):
         known = min(d_in, rank + batch * work.batch_size)
         more = min(d_in - known, work.batch)
-        states = {storages[0], *storages[-2:]}
-        grown = storages[-1]
-        if known + more > grown:
-            grown = rows_with_room(known, more, d_in)
-        storages.append(grown)
-        kept = max(kept, sum(states))
-        growing = max(growing, sum(states | {grown}))
-    return kept, growing
+        kept = max(kept, held)
+        if known + more > held:
+            larger = rows_with_room(known, more, d_in)
+            growing, held = max(growing, held + larger), larger
+    return kept, max(growing, held)
 
 
 @dataclass(frozen=True)
