@@ -13,11 +13,13 @@ from tiny import tiny_editable
 from langedit.calibration import evidence, run
 from langedit.calibration.bench import Bench, Trial
 from langedit.calibration.budget import Budget
+from langedit.calibration.evidence import _chunks, _most
 from langedit.calibration.parts import split_facts
 from langedit.calibration.plan import Plan
 from langedit.calibration.report import NUMBERS, REPORT, SETTINGS, write_calibration
 from langedit.calibration.run import calibrate
 from langedit.calibration.start import Start
+from langedit.cli.calibration_job import CalibrateOptions
 from langedit.compare.reading import edit_config, read_comparison
 from langedit.editing import EditConfig
 from langedit.errors import ConfigError, FactError, NumericalError
@@ -305,3 +307,24 @@ def test_a_trial_scores_as_an_edit_does(model, moments, monkeypatch):
     assert failed.error == "no score"
     assert failed.objective < 0
     assert model.identity().weights_hash == moments.identity.weights_hash
+
+
+def test_the_first_lot_has_a_fact_of_every_language():
+    codes = "en de nl es fr zh it pt ru ja ko ar hi tr vi pl cs sv fi el".split()
+    facts = [Fact(code, "{} is", f"s{i}", "t") for i in range(3) for code in codes]
+    spent = plan(trials=None, minutes=1e-9)
+    (lot,) = _chunks(facts, spent, 0.1)
+    assert [fact.language for fact in lot] == codes
+    assert [len(own) for own in _chunks(facts, plan(trials=1), 0.1)] == [20, 12, 12, 12, 4]
+    assert len(_most(facts, 5)) == 20
+
+
+def test_the_command_says_what_the_result_depends_on(tmp_path):
+    options = CalibrateOptions(
+        model="m", facts=tmp_path / "f.jsonl", output=tmp_path, dtype="float32", strict=True,
+        device_map="auto", revision="r", against=("a.toml",), batch_size=10,
+    )  # fmt: skip
+    for words in ("--dtype float32", "--device-map auto", "--revision r", "--strict"):
+        assert words in options.command
+    plain = CalibrateOptions(model="m", facts=tmp_path / "f.jsonl", output=tmp_path).command
+    assert plain == f"langedit calibrate --model m --facts {tmp_path / 'f.jsonl'} --budget 20"

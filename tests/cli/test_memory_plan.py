@@ -71,13 +71,21 @@ def test_what_is_missing_or_wrong_is_said(langedit, shape):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("24GB", 24e9), ("640 mb", 640e6), ("1.5T", 1.5e12), ("2000", 2000)]
+    ("text", "size"),
+    [
+        ("24GB", 24e9),
+        ("640 mb", 640e6),
+        ("1.5T", 1.5e12),
+        ("2000", 2000),
+        ("24GiB", 24 * 2**30),
+        ("1.5 kib", 1536),
+    ],
 )
 def test_amounts_of_memory(text, size):
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "many", "-1GB", "0GB", "3 parsecs"])
+@pytest.mark.parametrize("text", ["", "many", "-1GB", "0GB", "3 parsecs", "3iB"])
 def test_amounts_that_are_none(text):
     with pytest.raises(ConfigError, match="such as 24GB"):
         parse_bytes(text)

@@ -141,6 +141,29 @@ def test_what_is_no_store_is_an_error(place, folder, tmp_path):
         read_store(place)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"files": None},
+        {"files": {"x": "y"}},
+        {"files": {"0": 1}},
+        {"languages": ["en"]},
+        {"languages": {"en": "many"}},
+        {"tokens": "all"},
+        {"weights_hash": None},
+    ],
+    ids=str,
+)
+def test_values_of_other_kinds_are_damage(place, folder, tmp_path, wrong):
+    push_moments(folder, place)
+    files, root = fsspec.core.url_to_fs(place)
+    whole = json.loads(files.cat_file(f"{root}/{INDEX}"))
+    files.pipe_file(f"{root}/{INDEX}", json.dumps(whole | wrong).encode())
+    with pytest.raises(MomentsError, match="damaged: expected files as a table"):
+        pull_moments(place, tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+
+
 def test_places_that_cannot_be_opened_or_written_are_errors(folder, tmp_path):
     with pytest.raises(OutputError, match=r"nosuchscheme://x: expected to open .*Protocol not kn"):
         push_moments(folder, "nosuchscheme://x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -12,16 +13,17 @@ from edits import FACTS, PREFIXES, settings
 from hypothesis import given
 from hypothesis import strategies as st
 from pretend import pretend_devices
-from tiny import FAMILIES, tiny_editable
+from tiny import FAMILIES, tiny_editable, tiny_tokenizer
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import AutoModelForCausalLM, MiniCPM3Config
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from langedit.editing import optimise_targets, prepare_request
 from langedit.editing.packed_suffixes import _CALL, _SHARE, PackedSuffixes, _alike
 from langedit.editing.padded_suffixes import PaddedSuffixes
 from langedit.editing.suffix import Suffixes, build_suffixes
 from langedit.editing.suffix_batch import SuffixRow
-from langedit.models import Attention, EditableModel, replace_attention
+from langedit.models import Attention, EditableModel, find_structure, replace_attention
 
 DEVICES = {
     "model.embed_tokens": "lazy:0",
@@ -137,6 +139,65 @@ def test_layers_on_several_devices() -> None:
         accelerate.dispatch_model(spread.model, DEVICES)
         found = targets(spread)
     assert (found - alone).norm() <= 1e-5 * alone.norm()
+
+
+def test_so_do_those_whose_cache_keeps_what_keys_are_made_of() -> None:
+    config = MiniCPM3Config(
+        vocab_size=400, hidden_size=48, intermediate_size=96, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=4, kv_lora_rank=16, q_lora_rank=16,
+        qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=12, max_position_embeddings=256,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    inner = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    model = EditableModel(inner, tiny_tokenizer(), find_structure(inner))
+    assert model.behaviour.packs
+    assert model.behaviour.attention is None
+    rows = rows_of(model)
+    own = built(model, rows)
+    assert isinstance(own, PaddedSuffixes)
+    delta = torch.zeros(len(rows), model.structure.d_model)
+    assert bool(torch.isfinite(own.logits(delta)).all())
+
+
+def test_so_do_those_that_scale_attention_by_the_place_in_the_row() -> None:
+    model = tiny_editable("llama")
+    model.model.config.attn_temperature_tuning = True
+    assert model.behaviour.attention is None
+
+
+def test_what_is_registered_later_counts() -> None:
+    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    with replace_attention(lambda attention: attention):
+        pass
+
+    def later(*_args: Any, **_kwargs: Any) -> Any:
+        raise AssertionError
+
+    AttentionInterface.register("sdpa", later)
+    try:
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is later
+    finally:
+        AttentionInterface.register("sdpa", own)
+
+
+def test_one_thread_at_a_time_replaces_attention() -> None:
+    before, seen = ALL_ATTENTION_FUNCTIONS["sdpa"], []
+
+    def other() -> None:
+        with replace_attention(lambda attention: attention):
+            seen.append(ALL_ATTENTION_FUNCTIONS["sdpa"])
+
+    def make(_attention: Attention) -> Attention:
+        return lambda *args, **kwargs: before(*args, **kwargs)
+
+    thread = threading.Thread(target=other)
+    with replace_attention(make):
+        thread.start()
+        thread.join(timeout=0.2)
+        assert not seen
+    thread.join()
+    assert seen == [before]
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before
 
 
 def test_every_token_is_there_once() -> None:

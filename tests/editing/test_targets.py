@@ -9,6 +9,7 @@ from tiny import FAMILIES, tiny_editable
 from langedit.editing import EditConfig, EditRequest, optimise_targets, prepare_request
 from langedit.editing.passes import TokenStates
 from langedit.editing.prefix_cache import PrefixCache
+from langedit.editing.targets import target_groups
 from langedit.errors import LangEditError, NumericalError
 from langedit.facts import Fact
 from langedit.models import EditableModel
@@ -209,6 +210,17 @@ def test_an_error_inside_a_step_leaves_no_hook(monkeypatch: pytest.MonkeyPatch) 
         assert "forward" not in module.__dict__
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
+
+
+def test_groups_are_as_few_as_fit_and_about_equal() -> None:
+    model, config = tiny_editable("llama"), settings(micro_batch_tokens=200)
+    requests = encoded(model, config) * 6
+    groups = target_groups(requests, config)
+    assert sorted(i for group in groups for i in group) == list(range(24))
+    sizes = [sum(suffix_tokens(requests[i]) for i in group) for group in groups]
+    assert len(groups) > 2
+    assert max(sizes) < 3 * min(sizes)
+    assert len(target_groups(requests, config.replace(micro_batch_tokens=10**6))) == 1
 
 
 def test_out_of_memory_halves_the_facts_and_changes_nothing() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import weakref
 
 import oracles
@@ -223,6 +224,27 @@ def test_nothing_is_kept_of_keys_that_are_gone() -> None:
     assert left() is not None
     del keys
     assert left() is None
+
+
+def test_nothing_is_kept_of_a_projector_that_is_gone() -> None:
+    projector = NullSpaceProjector.empty(D).extend(randn(5, D), 1e-9)
+    keys = randn(4, D, seed=3)
+    left = weakref.ref(projector.project_keys(keys))
+    gc.collect()
+    gc.disable()
+    try:
+        del projector
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_keys_of_inference_mode_are_projected_each_time() -> None:
+    projector = NullSpaceProjector.empty(D).extend(randn(5, D), 1e-9)
+    with torch.inference_mode():
+        keys = randn(4, D, seed=3)
+    assert torch.equal(projector.project_keys(keys), projector.apply(keys))
+    assert projector.extend(keys, 1e-9).rank == 9
 
 
 def test_a_batch_passes_its_keys_over_the_basis_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,9 @@ def test_another_projector_is_refused() -> None:
         NullSpaceProjector.empty(D_IN),
         NullSpaceProjector.from_moment(skewed(1e6), null_share=0.4),
     )
-    for other in others:
+    turned, _ = torch.linalg.qr(randn(D_IN, D_IN, seed=22))
+    twin = SecondMoment(count=1000, mean=turned @ moment.mean @ turned.T)  # the same eigenvalues
+    for other in (*others, NullSpaceProjector.from_moment(twin, null_share=0.5)):
         with pytest.raises(NumericalError, match="use from_projected"):
             MomentSolver.from_null_space(other, moment, 1.0, ridge=1.0)
 

@@ -98,10 +98,19 @@ def gather(
 
 
 def _chunks(facts: Sequence[Fact], plan: Plan, share: float) -> Iterable[Sequence[Fact]]:
-    """Facts in small lots: at least one, then more while a share of the budget is not used."""
-    for at in range(0, len(facts), _CHUNK):
+    """Facts in small lots: at least one, then more while a share of the budget is not used.
+
+    Facts come one of each language in turn, so that the first lot has all languages.
+    """
+    first = max(_CHUNK, len({fact.language for fact in facts}))
+    for at in (0, *range(first, len(facts), _CHUNK)):
         if at == 0 or plan.trials is not None or plan.budget.allows(share):
-            yield facts[at : at + _CHUNK]
+            yield facts[at : at + (_CHUNK if at else first)]
+
+
+def _most(facts: Sequence[Fact], count: int) -> Sequence[Fact]:
+    """The first facts, `count` or as many as there are languages."""
+    return facts[: max(count, len({fact.language for fact in facts}))]
 
 
 def _trace(
@@ -113,7 +122,7 @@ def _trace(
     codes: list[str] = []
     parts: list[Traces] = []
     noise = 0.0
-    for chunk in _chunks(facts[:MOST_TRACED], plan, _TRACING_ENDS):
+    for chunk in _chunks(_most(facts, MOST_TRACED), plan, _TRACING_ENDS):
         for fact in chunk:
             asked[fact.language] = asked.get(fact.language, 0) + 1
         known = known_facts(model, chunk, max_tokens=limit)
@@ -152,7 +161,7 @@ def _reach(
     prefixes = bench.prefixes(config, list(dict.fromkeys(fact.language for fact in facts)))
     requests: list[EditRequest] = []
     found: Reach | None = None
-    for chunk in _chunks(facts[:MOST_TRIED], plan, _REACH_ENDS):
+    for chunk in _chunks(_most(facts, MOST_TRIED), plan, _REACH_ENDS):
         own = [prepare_request(model, f, prefixes.of(f.language), config) for f in chunk]
         part = reach(model, own, config)
         found = part if found is None else found.joined(part)

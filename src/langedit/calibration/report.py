@@ -149,6 +149,9 @@ def _tracing(calibration: Calibration, folder: Path) -> list[str]:
     evidence = calibration.evidence
     silent = [code for code in evidence.asked if code not in evidence.effects]
     parts = [heading(2, "Causal tracing")]
+    unseen = {fact.language for fact in calibration.parts.probe} - set(evidence.asked)
+    if unseen:
+        parts.append(f"Not traced, for want of time: {', '.join(sorted(unseen))}.")
     if silent:
         parts.append(
             f"Not traced: {', '.join(silent)}. Of the facts looked at in these languages the model "

@@ -84,11 +84,15 @@ class CalibrateOptions:
             "--method": self.method,
             "--seed": self.seed or None,
             "--batch-size": None if self.batch_size == 25 else self.batch_size,
+            "--dtype": None if self.dtype == "auto" else self.dtype,
+            "--device-map": self.device_map,
+            "--revision": self.revision,
         }
         words = ["langedit", "calibrate"]
         for option, value in given.items():
             words += [] if value is None else [option, str(value)]
         words += [word for own in self.against for word in ("--against", own)]
+        words += ["--strict"] if self.strict else []
         return shlex.join(words)
 
 

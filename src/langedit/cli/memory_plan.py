@@ -112,12 +112,14 @@ def run(
 
 
 def parse_bytes(text: str) -> int:
-    """Read an amount of memory: `24GB`, `640 MB`, `80G`; powers of ten, as GPUs are sold.
+    """Read an amount of memory: `24GB`, `640 MB`, `80G` in powers of ten, `24GiB` in those of two.
 
     Raises:
         ConfigError: the text is no such amount.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:B)?\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT]?)B?|([KMGT])iB)\s*", text, re.IGNORECASE)
     if found is None or float(found[1]) <= 0:
         raise ConfigError(f"--device-memory: expected an amount such as 24GB, got {text!r}")
+    if found[3]:
+        return int(float(found[1]) * 1024 ** "KMGT".index(found[3].upper()) * 1024)
     return int(float(found[1]) * _UNITS[found[2].upper()])

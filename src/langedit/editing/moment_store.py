@@ -242,9 +242,15 @@ class _Store:
         if not isinstance(found, dict) or found.pop("format", None) != _FORMAT:
             raise MomentsError(f"{self._place}: {INDEX} is not of format {_FORMAT}; {again}")
         try:
-            return StoreIndex(**found)
+            index = StoreIndex(**found)
         except TypeError as error:
             raise MomentsError(f"{self._place}: {INDEX} is damaged ({error}); {again}") from error
+        if not _is_whole(index):
+            raise MomentsError(
+                f"{self._place}: {INDEX} is damaged: expected files as a table from layer numbers "
+                f"to hashes, and languages as one to numbers of tokens; {again}"
+            )
+        return index
 
     def _write(self, name: str, action: Callable[[], None]) -> None:
         try:
@@ -269,6 +275,20 @@ class _Store:
 
     def _path(self, name: str) -> str:
         return posixpath.join(self._root, name)
+
+
+def _is_whole(index: StoreIndex) -> bool:
+    """Whether an index has values of the kinds that it should have."""
+    texts = (index.weights_hash, index.source, index.corpus)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(index.tokens, int)
+        and isinstance(index.languages, dict)
+        and all(isinstance(count, int) for count in index.languages.values())
+        and isinstance(index.files, dict)
+        and all(layer.isdecimal() for layer in index.files)
+        and all(isinstance(digest, str) for digest in index.files.values())
+    )
 
 
 def _named(error: Exception) -> str:

@@ -103,7 +103,15 @@ def target_groups(requests: Sequence[EditRequest], config: EditConfig) -> list[l
     """
     widths = [_suffix_length(request) for request in requests]
     rows = [1 + sum(len(member.prompts) for member in request.members) for request in requests]
-    return micro_batches(widths, config.micro_batch_tokens, rows=rows)
+    count = len(micro_batches(widths, config.micro_batch_tokens, rows=rows))
+    low, high = 1, config.micro_batch_tokens
+    while low < high:  # as many groups, about equal: several processes share them
+        middle = (low + high) // 2
+        if len(micro_batches(widths, middle, rows=rows)) <= count:
+            high = middle
+        else:
+            low = middle + 1
+    return micro_batches(widths, low, rows=rows)
 
 
 def _suffix_length(request: EditRequest) -> int:

@@ -45,12 +45,12 @@ class GrowingRows:
         """Return the same storage for whoever has its first `count` rows."""
         return GrowingRows(self._storage, count)
 
-    def with_rows(self, count: int, more: Tensor) -> GrowingRows:
-        """Return the first `count` rows followed by `more (m, d)`."""
+    def with_rows(self, count: int, more: Tensor, *, most: int | None = None) -> GrowingRows:
+        """Return the first `count` rows followed by `more (m, d)`; there are never over `most`."""
         storage = self._storage
         total = count + len(more)
         if storage.used != count or len(storage.tensor) < total:
-            tensor = more.new_empty((rows_with_room(count, *more.shape), more.shape[1]))
+            tensor = more.new_empty((rows_with_room(count, len(more), most), more.shape[1]))
             tensor[:count] = storage.tensor[:count]
             storage = _Storage(tensor=tensor, used=count)
         storage.tensor[count:total] = more
@@ -58,8 +58,8 @@ class GrowingRows:
         return GrowingRows(storage, count)
 
 
-def rows_with_room(count: int, more: int, width: int) -> int:
-    """Rows of a storage that is made when `more` of a width come to `count`."""
+def rows_with_room(count: int, more: int, most: int | None) -> int:
+    """Rows of a storage that is made when `more` come to `count`, and there are at most `most`."""
     total = count + more
-    room = max(round(_SHARE * count), _TIMES * more)
-    return min(total + room, max(width, total))  # no more rows than that can be independent
+    room = total + max(round(_SHARE * count), _TIMES * more)
+    return room if most is None else min(room, max(most, total))

@@ -95,7 +95,8 @@ class MomentSolver:
         threshold = projector.threshold
         if threshold is not None:
             own = SpectralWhitening.of(moment, threshold, weight, ridge=ridge)
-            if own.d_in == projector.d_in and own.width == projector.left:
+            alike = own.d_in == projector.d_in and own.width == projector.left
+            if alike and _lies_in(projector, own.vectors):
                 return cls(whitening=own, projector=projector)
         raise NumericalError(
             "projector: expected the one that this moment gives, got another; use from_projected"
@@ -181,6 +182,15 @@ class MomentSolver:
         if self.closed is not None:
             solved = self.closed.settle(solved)
         return self.whitening.back(solved)
+
+
+def _lies_in(projector: NullSpaceProjector, vectors: Tensor) -> bool:
+    """Whether the columns of `vectors (d_in, m)` lie in the null space, by one random sum."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(vectors.shape[1], dtype=torch.float64, generator=generator)
+    mixed = (vectors @ x.to(vectors.device)).unsqueeze(0)
+    away = torch.linalg.vector_norm(projector.settle(mixed) - mixed)
+    return bool(away <= 1e-9 * torch.linalg.vector_norm(mixed))
 
 
 def rome_update(solver: MomentSolver, read: Tensor, key: Tensor, residual: Tensor) -> LowRankUpdate:

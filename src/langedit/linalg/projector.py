@@ -27,25 +27,33 @@ _KEPT = 0.1
 
 @dataclass(eq=False)
 class _LastKeys:
-    """The keys that were projected last, while somebody has them, and what is left of them."""
+    """The keys that were projected last, while somebody has them, and what is left of them.
 
-    keys: weakref.ref[Tensor] | None = None
-    version: int = 0
-    left: Tensor | None = None
+    Attributes:
+        entry: the keys, how often they had been written to, and what is left of them.
+    """
+
+    entry: tuple[weakref.ref[Tensor], int, Tensor] | None = None
 
     def find(self, keys: Tensor) -> Tensor | None:
         """What is left of these keys, if they are the last ones and were not written to since."""
-        known = self.keys is not None and self.keys() is keys and self.version == keys._version
-        return self.left if known else None
+        entry = self.entry
+        if entry is None or entry[0]() is not keys or entry[1] != keys._version:
+            return None
+        return entry[2]
 
     def note(self, keys: Tensor, left: Tensor) -> None:
         """Keep what is left of keys until they are gone, or others come."""
+        if keys.is_inference():  # nobody knows whether such tensors are written to
+            return
+        holder = weakref.ref(self)
 
         def forget(gone: weakref.ref[Tensor]) -> None:
-            if self.keys is gone:
-                self.keys = self.left = None
+            own = holder()
+            if own is not None and own.entry is not None and own.entry[0] is gone:
+                own.entry = None
 
-        self.keys, self.version, self.left = weakref.ref(keys, forget), keys._version, left
+        self.entry = weakref.ref(keys, forget), keys._version, left
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +73,7 @@ class NullSpaceProjector:
     basis: Tensor
     threshold: float | None = None
     _grown: GrowingRows | None = field(default=None, repr=False)
-    _last: _LastKeys = field(default_factory=_LastKeys, repr=False)
+    _last: _LastKeys = field(default_factory=_LastKeys, init=False, repr=False)
 
     def __post_init__(self) -> None:
         shape = tuple(self.basis.shape)
@@ -224,7 +232,7 @@ class NullSpaceProjector:
             new = self.settle(new)
         added, _ = torch.linalg.qr(new.T)
         grown = self._grown or GrowingRows.begin(self.basis.T)
-        grown = grown.with_rows(self.rank, added.T)
+        grown = grown.with_rows(self.rank, added.T, most=self.d_in)
         return NullSpaceProjector(
             basis=grown.rows(self.rank + len(new)).T, threshold=self.threshold, _grown=grown
         )

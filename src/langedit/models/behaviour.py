@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
 from langedit.models.attention import Attention, replace_attention
@@ -38,8 +38,8 @@ class LayerBehaviour:
             meta device, which has no values that could be compared, is taken for one like all of
             its kind that were tried: they may if they can be told positions.
         attention: name, within a layer, of the module that calls transformers' attention interface
-            once in every layer (`replace_attention`); `None` where there is none such, or where
-            sequences cannot share a row.
+            once in every layer, with what a cache keeps (`replace_attention`); `None` where there
+            is none such, or where sequences cannot share a row.
     """
 
     tuple_length: int | None
@@ -78,46 +78,72 @@ class LayerBehaviour:
             seen = [part.get(f"{first}.{name}") for part in (record.inputs, record.outputs)]
             return all(states is not None and states.shape[:2] == ids.shape for states in seen)
 
-        callers: list[nn.Module] = []
-        with replace_attention(partial(_noting, callers)):
-            packs = _packs(model, structure)
+        packs = _packs(model, structure)
         return cls(
             tuple_length=lengths[0],
             mlp=mlp if mlp and by_token(mlp) else None,
             linears=tuple(name for name in linears if by_token(name)),
             packs=packs,
-            attention=_attention(model, structure, callers) if packs else None,
+            attention=_attention(model, structure) if packs else None,
         )
 
 
-def _noting(callers: list[nn.Module], attention: Attention) -> Attention:
-    """Attention that writes down which modules called it."""
+def _attention(model: PreTrainedModel, structure: ModelStructure) -> str | None:
+    """The name, within a layer, of the module that calls attention, if it can be replaced.
 
-    def attend(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-        callers.append(module)
-        return attention(module, *args, **kwargs)
-
-    return attend
-
-
-def _attention(
-    model: PreTrainedModel, structure: ModelStructure, callers: Sequence[nn.Module]
-) -> str | None:
-    """The name that callers have in their layers, where every layer has one in every pass."""
-    blocks = [model.get_submodule(f"{structure.layers}.{i}") for i in range(structure.n_layers)]
-    passes, odd = divmod(len(callers), len(blocks))
-    if not passes or odd:
+    Every layer must have it and call once, with keys and values that are those which a cache keeps:
+    models with compressed keys keep what they are made of. Models that scale attention by the
+    place in the row, whatever the position, are left out.
+    """
+    config = model.config.get_text_config()
+    parameters = inspect.signature(model.forward).parameters
+    if "past_key_values" not in parameters or getattr(config, "attn_temperature_tuning", False):
         return None
+    called: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def noting(attention: Attention) -> Attention:
+        def attend(
+            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any
+        ) -> tuple[Tensor, Any]:
+            called.append((module, key, value))
+            return attention(module, query, key, value, *rest, **more)
+
+        return attend
+
+    cache = DynamicCache()
+    ids = torch.zeros((1, _TOKENS), dtype=torch.int64, device=input_device(model))
+    try:
+        with torch.no_grad(), replace_attention(noting):
+            model(input_ids=ids, past_key_values=cache, use_cache=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        return None  # the model takes no cache of this kind
+    blocks = [model.get_submodule(f"{structure.layers}.{i}") for i in range(structure.n_layers)]
     names = {
         name
-        for block, caller in zip(blocks, callers, strict=False)
+        for block, (caller, *_) in zip(blocks, called, strict=False)
         for name, module in block.named_modules()
         if module is caller
     }
-    name = next(iter(names), "")
-    found = [dict(block.named_modules()).get(name) for block in blocks]
-    alike = len(names) == 1 and all(a is b for a, b in zip(callers, found * passes, strict=True))
-    return name if alike else None
+    if len(names) != 1 or not len(called) == len(blocks) == len(cache.layers):
+        return None
+    name: str = names.pop()
+    for block, (caller, key, value), kept in zip(blocks, called, cache.layers, strict=True):
+        if dict(block.named_modules()).get(name) is not caller or not _keeps(kept, key, value):
+            return None
+    return name
+
+
+def _keeps(layer: object, key: Tensor, value: Tensor) -> bool:
+    """Whether a layer of a cache has these keys and values; on the meta device these shapes."""
+    kept = getattr(layer, "keys", None), getattr(layer, "values", None)
+    for own, seen in zip(kept, (key, value), strict=True):
+        if not isinstance(own, Tensor) or own.shape != seen.shape:
+            return False
+        if not own.is_meta and not torch.equal(own, seen.to(own.device)):
+            return False
+    return True
 
 
 def attention_window(model: PreTrainedModel) -> int | None:

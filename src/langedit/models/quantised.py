@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from langedit.errors import ModelError, NumericalError
 from langedit.models.blocks import linear_sizes
-from langedit.models.offload import input_device
+from langedit.models.offload import compute_device, input_device
 
 _ROWS = 1024  # unit vectors in one call
 _RUN_ERRORS = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError)
@@ -185,7 +185,9 @@ def _like_source(module: nn.Module, plain: nn.Linear) -> nn.Linear | Conv1D:
 
 
 def _device_of(module: nn.Module) -> torch.device:
-    return next(chain(module.parameters(), module.buffers())).device
+    """Where a module computes, though its tensors may be offloaded from there."""
+    device = next(chain(module.parameters(), module.buffers())).device
+    return compute_device(module, "") if device.type == "meta" else device
 
 
 def _plain_parts(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

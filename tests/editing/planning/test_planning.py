@@ -80,13 +80,15 @@ def stage(plan, name):
 
 
 def test_more_edits_take_their_directions_keys_and_updates():
-    few, many = planned(), planned(work=replace(WORK, edits=45))
+    works = WORK, replace(WORK, edits=45)
+    few, many = (planned(work=work) for work in works)
     grown = stage(many, "targets").bytes(shared=False) - stage(few, "targets").bytes(shared=False)
     rank = 14  # of 48 directions, 70 % of which are open, all are taken after 34 edits
     # one with room for all directions that there are
     assert stage(few, "targets").device["bases of forbidden directions"] == 2 * 8 * 48 * 48
     assert rank + 40 > 48
-    assert grown == 5 * 2 * 4 * (48 + 48 + 32)
+    keys = [_most_directions(0, work, None)[0] for work in works]
+    assert grown == 2 * 4 * 48 * (keys[1] - keys[0]) + 5 * 2 * 4 * (48 + 32)
     fixed = planned(config=settings(method="alphaedit"))
     assert stage(fixed, "targets").device["bases of forbidden directions"] == 2 * 8 * 48 * rank
 

@@ -206,6 +206,9 @@ class _Sizes:
         batch_rows: keys of a batch in float64.
         bases: bases of forbidden directions that are kept between batches.
         bases_growing: the same while a batch's directions are added.
+        keys: keys of past edits that are kept between batches.
+        keys_growing: the same while those of a batch are added.
+        closed: what the solves of a weighed corpus have closed, after the last batch.
         factored: what is kept of a second moment that solves weigh.
     """
 
@@ -219,6 +222,9 @@ class _Sizes:
     batch_rows: int
     bases: int
     bases_growing: int
+    keys: int
+    keys_growing: int
+    closed: int
     factored: int
 
     @classmethod
@@ -233,6 +239,8 @@ class _Sizes:
             kept, growing = _most_directions(0, work, d_in - rank)
             bases += 8 * (d_in - rank) * kept
             bases_growing += 8 * (d_in - rank) * growing
+        closed = 8 * (d_in - rank) * min(d_in - rank, work.edits)
+        keys, keys_growing = _most_directions(0, work, None)
         # With a null space its eigenvectors, else a triangular factor.
         factored = 8 * d_in * (d_in - rank) if not rank or config.corpus_weight else 0
         return cls(
@@ -246,6 +254,9 @@ class _Sizes:
             batch_rows=8 * d_in * work.batch,
             bases=bases,
             bases_growing=bases_growing,
+            keys=4 * d_in * keys,
+            keys_growing=4 * d_in * keys_growing,
+            closed=closed if grows and config.corpus_weight else 0,
             factored=factored,
         )
 
@@ -263,19 +274,21 @@ class _Sizes:
         return 8 * self.d_in * rank
 
 
-def _most_directions(rank: int, work: Workload, d_in: int) -> tuple[int, int]:
-    """The most rows that bases have between batches, and while a batch's directions are added.
+def _most_directions(rank: int, work: Workload, most: int | None) -> tuple[int, int]:
+    """The most rows that are stored between batches, and while those of a batch are added.
 
     All states share one storage, which is made with room for more rows. When it is full, a larger
     one is filled from it.
     """
     held = kept = growing = rank
     for batch in range(work.batches):
-        known = min(d_in, rank + batch * work.batch_size)
-        more = min(d_in - known, work.batch)
+        known, more = rank + batch * work.batch_size, work.batch
+        if most is not None:
+            known = min(most, known)
+            more = min(most - known, more)
         kept = max(kept, held)
         if known + more > held:
-            larger = rows_with_room(known, more, d_in)
+            larger = rows_with_room(known, more, most)
             growing, held = max(growing, held + larger), larger
     return kept, max(growing, held)
 
@@ -300,37 +313,38 @@ class _Builder:
         """Whether what methods remember is in main memory, apart from the device."""
         return self.config.states_on == "cpu" and not self.cpu
 
-    def _host(self, bases: int = 0) -> dict[str, int]:
+    def _host(self, *, growing: bool = False) -> dict[str, int]:
         """What is in main memory; moments read from the folder stay there."""
         host = {"second moments": self.sizes.layers * self.sizes.moment}
         if self.weights.waiting:
             host["offloaded weights"] = self.weights.waiting
-        return host | (self._remembered(bases) if self._states_wait else {})
+        return host | (self._remembered(growing=growing) if self._states_wait else {})
 
-    def _remembered(self, bases: int) -> dict[str, int]:
-        """What methods remember of all layers, with so many bytes of bases in each."""
+    def _remembered(self, *, growing: bool) -> dict[str, int]:
+        """What methods remember of all layers, between batches or while a batch is added."""
         s = self.sizes
         parts = {
-            "bases of forbidden directions": s.layers * bases,
+            "bases of forbidden directions": s.layers * (s.bases_growing if growing else s.bases),
             "factored moments": s.layers * s.factored,
-            "keys of past edits": s.layers * 4 * self.work.edits * s.d_in,
+            "keys of past edits": s.layers * (s.keys_growing if growing else s.keys),
         }
         return {name: size for name, size in parts.items() if size}
 
-    def _device(self, bases: int, *, copies: int = 0) -> dict[str, int]:
+    def _device(self, *, growing: bool = False, copies: int = 0) -> dict[str, int]:
         """What methods and editor keep where the model computes.
 
         Args:
-            bases: bytes of each layer's bases.
-            copies: of the one layer's basis that is there in turn, where states wait.
+            growing: while a batch is added.
+            copies: of what grows of the one layer that is there in turn, where states wait.
         """
         s, edits = self.sizes, self.work.edits
         width = s.d_in + self.model.structure.d_model
         parts = {"weights": self.weights.resident}
         if not self._states_wait:
-            parts |= self._remembered(bases)
+            parts |= self._remembered(growing=growing)
         elif copies:
-            parts["state of one layer"] = copies * s.basis(s.rank_after) + s.factored
+            grows = s.basis(s.rank_after) + s.closed + 4 * edits * s.d_in
+            parts["state of one layer"] = copies * grows + s.factored
         parts["edited weights in float32"] = (
             s.layers * s.weight * (2 if self.work.batches > 1 else 1)
         )
@@ -370,7 +384,7 @@ class _Builder:
         double = 0.0 if s.rank else s.layers * s.d_in**3 / 3
         if s.rank and self.config.relative_ridge is not None:
             double += s.layers * 2.0 * s.d_in**2 * s.rank
-        host = self._host(s.basis(s.rank))
+        host = self._host()
         return Stage(name="open", device=begin, host=host, eigen=eigen, double=double)
 
     def _targets(self) -> Stage:
@@ -384,8 +398,8 @@ class _Builder:
         steps = self.config.value_steps
         return Stage(
             name="targets",
-            device=self._device(self.sizes.bases) | most,
-            host=self._host(self.sizes.bases),
+            device=self._device() | most,
+            host=self._host(),
             matmul=batches * c.groups * (c.prepare.flops + steps * c.step.flops),
         )
 
@@ -393,7 +407,7 @@ class _Builder:
         s, c, batches = self.sizes, self.costs, self.work.batches
         # At the last layer: the dense update, its rounded sum, and the rows of the solve.
         last = s.weight + s.rounded + s.weight // 4 + 8 * s.batch_rows
-        device = self._device(s.bases, copies=1)
+        device = self._device(copies=1)
         device["weights after the batch"] = s.layers * s.weight
         device["work"] = max(last, c.walk.bytes)
         n, d, rank = self.work.batch, s.d_in, s.mean_rank
@@ -407,7 +421,7 @@ class _Builder:
         return Stage(
             name="solve",
             device=device,
-            host=self._host(s.bases),
+            host=self._host(),
             matmul=batches * c.walk.flops,
             double=batches * s.layers * rows,
         )
@@ -416,7 +430,7 @@ class _Builder:
         """Bases with the batch's keys are made while older ones are kept, for undo."""
         s, batches = self.sizes, self.work.batches
         grown = s.rank_after > s.rank
-        device = self._device(s.bases_growing, copies=2)
+        device = self._device(growing=True, copies=2)
         device["weights after the batch"] = s.layers * s.weight
         device["work"] = 8 * s.batch_rows
         n, d = self.work.batch, s.d_in
@@ -431,7 +445,7 @@ class _Builder:
         return Stage(
             name="advance",
             device=device,
-            host=self._host(s.bases_growing),
+            host=self._host(growing=True),
             double=times * double,
             eigen=times * eigen,
         )
