@@ -310,7 +310,28 @@ def test_a_trial_scores_as_an_edit_does(model, moments, monkeypatch):
 
 
 def test_the_first_lot_has_a_fact_of_every_language():
-    codes = "en de nl es fr zh it pt ru ja ko ar hi tr vi pl cs sv fi el".split()
+    codes = [
+        "en",
+        "de",
+        "nl",
+        "es",
+        "fr",
+        "zh",
+        "it",
+        "pt",
+        "ru",
+        "ja",
+        "ko",
+        "ar",
+        "hi",
+        "tr",
+        "vi",
+        "pl",
+        "cs",
+        "sv",
+        "fi",
+        "el",
+    ]
     facts = [Fact(code, "{} is", f"s{i}", "t") for i in range(3) for code in codes]
     spent = plan(trials=None, minutes=1e-9)
     (lot,) = _chunks(facts, spent, 0.1)
