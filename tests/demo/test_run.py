@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from safetensors import safe_open
 
+from langedit.demo import run
 from langedit.demo.atlas import Atlas
 from langedit.demo.bundled import bundled_folder, demo_config, load_bundled
 from langedit.demo.recall import recall
@@ -74,3 +76,25 @@ def test_every_method_of_the_demo_has_its_own_settings():
     configs = [demo_config(method) for method in methods]
     assert [config.method for config in configs] == list(methods)
     assert len({config.layers for config in configs}) == 1
+
+
+class _SeenError(Exception):
+    """Ends a run when its settings are known."""
+
+
+def test_settings_of_ones_own_take_the_place_of_the_demos(monkeypatch, tmp_path):
+    def see(_model, config, *_rest):
+        raise _SeenError(config.method, config.value_steps)
+
+    for name in ("_prepare", "_shown_prompts", "_answers"):
+        monkeypatch.setattr(run, name, lambda *_: SimpleNamespace(facts=[]))
+    monkeypatch.setattr(run, "score_facts", lambda *_: [])
+    monkeypatch.setattr(run.Scores, "of", lambda _: None)
+    monkeypatch.setattr(run, "_run_method", see)
+    own = {"memit": demo_config("memit").replace(value_steps=3)}
+    with pytest.raises(_SeenError) as seen:
+        run_demo(tmp_path, methods=["memit"], batches=6, settings=own)
+    assert seen.value.args == ("memit", 3)
+    with pytest.raises(_SeenError) as seen:
+        run_demo(tmp_path, methods=["langedit"], batches=6, settings=own)
+    assert seen.value.args == ("langedit", demo_config("langedit").value_steps)

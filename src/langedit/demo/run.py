@@ -116,6 +116,7 @@ def run_demo(
     batch_size: int = 25,
     seed: int = 0,
     model_folder: Path | None = None,
+    settings: Mapping[str, EditConfig] | None = None,
     profile: bool = False,
     on_progress: Progress = lambda _message: None,
 ) -> DemoResults:
@@ -128,6 +129,7 @@ def run_demo(
         batch_size: facts a batch.
         seed: of the choice of facts.
         model_folder: another checkpoint trained by `langedit.demo.train`.
+        settings: method -> settings, in place of `demo_config(method)`.
         profile: whether to measure what each stage of the edits costs.
         on_progress: called with a line of text after each stage and batch.
     """
@@ -145,7 +147,7 @@ def run_demo(
         show = questions if method == methods[0] else ()
         found[method] = _run_method(
             fresh,
-            demo_config(method),
+            (settings or {}).get(method) or demo_config(method),
             ground,
             show,
             answers_before,
