@@ -23,8 +23,8 @@ def run(
     facts: Annotated[
         Path,
         typer.Option(
-            help="A sample of what will be edited, 30 subjects or more in each language, and about "
-            "twice as many facts as will be edited.",
+            help="A sample of what will be edited, 30 subjects or more in each language, and "
+            "2.5 times as many facts as will be edited.",
             show_default=False,
         ),
     ],
