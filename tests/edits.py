@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from langedit.editing import EditConfig, LayerMoment, Moments, Prefixes, compute_keys
+from langedit.editing.methods import LayerState
 from langedit.facts import Fact
 from langedit.linalg import SecondMoment
 from langedit.models import EditableModel, EncodedPrompt
@@ -63,4 +66,27 @@ def random_moments(
         },
         identity=model.identity(),
         corpus="random",
+    )
+
+
+def same_states(some: Mapping[int, LayerState], others: Mapping[int, LayerState]) -> bool:
+    """Whether all that methods remember has the same bits."""
+
+    def parts(state: LayerState) -> list[Tensor]:
+        found = [state.history, *state.further()]
+        if state.projector is not None:
+            found.append(state.projector.basis)
+        if state.solver is not None:
+            found += state.solver.tensors
+            if state.solver.closed is not None:
+                found.append(state.solver.closed.basis)
+        if state.moment is not None:
+            found.append(state.moment.mean)
+        return found
+
+    return set(some) == set(others) and all(
+        own.batches == others[layer].batches
+        and len(parts(own)) == len(parts(others[layer]))
+        and all(map(torch.equal, parts(own), parts(others[layer])))
+        for layer, own in some.items()
     )

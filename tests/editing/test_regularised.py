@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from edits import FACTS, LATER, PREFIXES, random_moments, settings
+from edits import FACTS, LATER, PREFIXES, random_moments, same_states, settings
 from tiny import tiny_editable
 
 from langedit.editing import Editor, compute_keys, prepare_request
@@ -94,10 +94,12 @@ def test_prune_after_every_batch_restrains_the_whole_change_of_memit() -> None:
 def test_prune_comes_back_after_undo() -> None:
     edited, straight = editor("prune"), editor("prune")
     edited.apply(FACTS)
-    state = edited.state_hash
+    states, state = edited.layer_states, edited.state_hash
     edited.apply(FACTS[:1])
+    assert not same_states(edited.layer_states, states)
     edited.undo()
     assert edited.state_hash == state
+    assert same_states(edited.layer_states, states)
     edited.apply(LATER)
     straight.apply(FACTS)
     straight.apply(LATER)
