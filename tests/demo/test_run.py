@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from langedit.demo import run
@@ -30,9 +31,19 @@ def test_the_bundled_model_knows_the_atlas():
     for language in atlas.languages:
         known = recall(model, atlas, language, every=60)
         assert known.efficacy is not None
-        assert known.efficacy > 0.97, language
         assert known.generalization is not None
-        assert known.generalization > 0.95, language
+        well = known.efficacy > 0.97 and known.generalization > 0.95
+        # Whether it says the same again tells wrong weights or labels from one wrong pass.
+        assert well, (language, known, recall(model, atlas, language, every=60))
+
+
+def test_the_bundled_model_is_what_its_file_says():
+    loaded = load_bundled().model.state_dict()
+    with safe_open(bundled_folder() / "model.safetensors", framework="pt") as tensors:
+        names = list(tensors.keys())
+        assert len(names) > 50
+        for name in names:
+            assert torch.equal(loaded[name], tensors.get_tensor(name).float()), name
 
 
 def test_the_bundled_checkpoint_is_small_and_bf16():
