@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from cli_helpers import FACTS, write_rows
@@ -17,23 +18,22 @@ FOUR = [*FACTS, {**FACTS[1], "subject": "Berlin", "id": "en-3"}]
 def test_the_same_as_one_process_and_said_once(
     langedit, edit_arguments, checkpoint, texts, tmp_path
 ):
-    """Moments, an edit, and an error that all processes meet, in one start of two processes."""
+    """Moments, an edit, and an error that all processes meet, in one start of two processes.
+
+    The second process is where the moments are not.
+    """
     shutil.copytree(checkpoint, tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"x" * 99)
     stats = ["stats", "--model", str(checkpoint), "--text", str(texts), "--layers", "1-2"]
     stats += ["--until-angle", "80deg", "--null-share", "0.5", "--output"]
     langedit.ok(*stats, tmp_path / "moments-1")
-    given = {"moments": tmp_path / "moments-1"}
-    langedit.ok(*edit_arguments(**given, output=tmp_path / "alone"))
+    langedit.ok(*edit_arguments(moments=tmp_path / "moments-1", output=tmp_path / "alone"))
     commands = [
         [*stats, str(tmp_path / "moments-2")],
-        [*edit_arguments(**given, output=tmp_path / "two"), "--profile"],
-        edit_arguments(model=tmp_path / "broken", output=tmp_path / "none"),
+        [*edit_arguments(moments="moments-1", output="two"), "--profile"],
+        edit_arguments(model=tmp_path / "broken", output="none"),
     ]
-    (tmp_path / "commands.json").write_text(json.dumps(commands), encoding="utf-8")
-    ended = torchrun(JOBS / "commands.py", tmp_path / "commands.json", tmp_path / "said")
-    assert ended.code == 0, ended.err
-    first, second = (json.loads((tmp_path / f"said-{n}.json").read_text()) for n in (0, 1))
+    first, second = run_together(commands, tmp_path)
     assert [code for code, _, _ in first] == [0, 0, 2], first
     assert [code for code, _, _ in second] == [0, 0, 2], second
     assert all(out == "" for _, out, _ in second)
@@ -59,6 +59,21 @@ def test_the_same_as_one_process_and_said_once(
     assert first[2][2].count("langedit: cannot read the weights") == 1
     assert "langedit:" not in second[2][2]
     assert not (tmp_path / "none").exists()
+
+
+def run_together(commands: list[list[str]], folder: Path) -> list[list[tuple[int, str, str]]]:
+    """Code, output and errors of each command in two processes, the first one in the folder.
+
+    The second one is in a folder with nothing in it, and leaves nothing there.
+    """
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "commands.json").write_text(json.dumps(commands), encoding="utf-8")
+    places = (folder / "commands.json", folder / "said", folder, elsewhere)
+    ended = torchrun(JOBS / "commands.py", *places)
+    assert ended.code == 0, ended.err
+    assert list(elsewhere.iterdir()) == []
+    return [json.loads((folder / f"said-{n}.json").read_text()) for n in (0, 1)]
 
 
 def test_a_process_that_dies_ends_the_other(edit_arguments, tmp_path):

@@ -363,6 +363,11 @@ def test_a_plain_model_is_wrapped() -> None:
         Editor(model, None, settings(), random_moments(wrapped))
 
 
+def test_moments_are_needed() -> None:
+    with pytest.raises(MomentsError, match="expected second moments of the edited layers, got no"):
+        Editor(tiny_editable("llama"), None, settings(), None)
+
+
 def test_moments_that_do_not_fit() -> None:
     model = tiny_editable("llama")
     moments = random_moments(model)

@@ -41,6 +41,13 @@ def test_the_same_bits_given_the_same_moments(
     assert figures[0] == figures[1]
 
 
+def test_moments_in_a_folder_are_read_by_the_first_process_alone(
+    alone: dict[str, Any], two: dict[str, Any]
+) -> None:
+    mine, theirs = alone["from folder"], two["from folder"]
+    assert all(torch.equal(mine[layer], theirs[layer]) for layer in mine)
+
+
 @pytest.mark.parametrize("way", ["moments", "until"])
 def test_moments_differ_by_the_order_of_a_float64_sum(
     alone: dict[str, Any], two: dict[str, Any], way: str

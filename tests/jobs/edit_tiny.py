@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from itertools import cycle
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -51,9 +52,9 @@ def edit_with(processes: Processes, name: str) -> dict[str, Any]:
     """Weights after each batch, the report of the last, and scores at the end."""
     dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
     model = tiny_editable("llama", dtype=dtype)
-    editor = Editor(
-        model, None, settings(**SMALL, **RUNS[name]), random_moments(model), processes=processes
-    )
+    config = settings(**SMALL, **RUNS[name])
+    moments = random_moments(model) if processes.is_first or name == "pooled" else None
+    editor = Editor(model, None, config, moments, processes=processes)
     weights = []
     for batch in (FACTS, LATER):
         report = editor.apply(batch)
@@ -74,10 +75,28 @@ def edit_with(processes: Processes, name: str) -> dict[str, Any]:
     }
 
 
+def edit_from_folder(processes: Processes) -> dict[int, torch.Tensor]:
+    """Weights of a model from a folder, in which the first process alone has moments."""
+    with TemporaryDirectory() as own:
+        folder = processes.first(lambda: own)
+        moments = Path(own) / "moments"
+        if processes.is_first:
+            tiny = tiny_editable()
+            tiny.model.save_pretrained(folder)
+            tiny.tokenizer.save_pretrained(folder)
+            random_moments(tiny).save(moments)
+        processes.together(lambda: None)
+        config = settings(**SMALL, micro_batch_tokens=40)
+        editor = Editor.from_pretrained(folder, config, moments, processes=processes)
+        editor.apply(FACTS)
+        return {layer: editor.model.read_weight(layer) for layer in (0, 1)}
+
+
 def everything(processes: Processes = ALONE) -> dict[str, Any]:
     return {
         "moments": moments_with(processes),
         "until": moments_until(processes),
+        "from folder": edit_from_folder(processes),
         "runs": {name: edit_with(processes, name) for name in RUNS},
     }
 

@@ -96,7 +96,7 @@ def edit_model(options: EditOptions, processes: Processes = ALONE) -> EditOutcom
 
 def _prepare(options: EditOptions, processes: Processes) -> tuple[EditPlan, EditableModel]:
     """Read and check the options, and load the model."""
-    plan = make_plan(options, show=processes.is_first)
+    plan = make_plan(options, first=processes.is_first)
     model = load_named(
         options.model,
         revision=options.revision,
@@ -133,6 +133,7 @@ def _check_tokens(model: EditableModel, plan: EditPlan) -> None:
 def _report(outcome: EditOutcome) -> dict[str, Any]:
     """Figures of a run as JSON-able values; scores are in [0, 1]."""
     plan, profiler = outcome.plan, outcome.editor.profiler
+    assert plan.moments is not None  # the first process, which writes, has them
     return {
         "model": {
             "source": plan.options.model,

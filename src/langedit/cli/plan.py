@@ -62,7 +62,8 @@ class EditPlan:
         file: The facts, and the rows that are none.
         facts_sha256: Of the file as it was read.
         batches: The facts in the order in which they are edited.
-        moments: Of the edited layers; whether they are of this model shows when it is loaded.
+        moments: Of the edited layers; whether they are of this model shows when it is loaded. None
+            in processes other than the first, which alone needs them.
         prefixes: Those given, if any.
     """
 
@@ -71,7 +72,7 @@ class EditPlan:
     file: FactFile
     facts_sha256: str
     batches: tuple[tuple[Fact, ...], ...]
-    moments: Moments
+    moments: Moments | None
     prefixes: Prefixes | None
 
     @property
@@ -80,19 +81,20 @@ class EditPlan:
         return tuple(fact for batch in self.batches for fact in batch)
 
 
-def make_plan(options: EditOptions, *, show: bool = True) -> EditPlan:
+def make_plan(options: EditOptions, *, first: bool = True) -> EditPlan:
     """Read and check what the options name.
 
     Args:
         options: As given.
-        show: Whether to tell rejected rows on the error stream.
+        first: Whether this is the first process, which tells rejected rows on the error stream and
+            reads the moments.
 
     Raises:
         LangEditError: Something cannot be used; nothing has been written.
     """
     check_output(options.output)
     file = read_facts(options.facts, strict=options.strict)
-    for row in file.rejected if show else ():
+    for row in file.rejected if first else ():
         note(f"rejected {row}")
     batches = tuple(make_batches(file.facts, options.batch_size))
     for batch in batches:
@@ -111,7 +113,9 @@ def make_plan(options: EditOptions, *, show: bool = True) -> EditPlan:
         ),
         moments=read_moments(
             options.moments, config.edited_layers, model=options.model, revision=options.revision
-        ),
+        )
+        if first
+        else None,
     )
 
 

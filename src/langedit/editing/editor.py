@@ -17,7 +17,12 @@ from langedit.editing.export import make_record, save_edited
 from langedit.editing.measure import measure_batch
 from langedit.editing.methods import LayerState, find_method
 from langedit.editing.moments import Moments
-from langedit.editing.opening import first_layer_states, require_identity, wrap_model
+from langedit.editing.opening import (
+    first_layer_states,
+    known_moments,
+    require_identity,
+    wrap_model,
+)
 from langedit.editing.prefixes import Prefixes, generate_prefixes
 from langedit.editing.record import EditedModelRecord, Score
 from langedit.editing.report import BatchReport
@@ -47,7 +52,8 @@ class Editor:
     and facts: two runs give identical weights on the same machine.
 
     Of several processes each has a model and an editor, and all make the same calls. Targets are
-    found in shares; process 0 solves, keeps what the method remembers, and writes checkpoints.
+    found in shares; process 0 solves, keeps what the method remembers, and writes checkpoints. It
+    alone needs the moments.
     """
 
     def __init__(
@@ -55,7 +61,7 @@ class Editor:
         model: PreTrainedModel | EditableModel,
         tokenizer: PreTrainedTokenizerBase | None,
         config: EditConfig,
-        moments: Moments,
+        moments: Moments | None,
         prefixes: Prefixes | None = None,
         *,
         profiler: Profiler | None = None,
@@ -68,7 +74,8 @@ class Editor:
                 wrapped.
             tokenizer: its fast tokenizer; `None` with a wrapped model, which has it.
             config: the settings.
-            moments: second moments of this very model at the edited layers.
+            moments: second moments of this very model at the edited layers; `None` in processes
+                other than the first.
             prefixes: context prefixes of every language to be edited. `None`: the model writes
                 those of a language when its first fact comes, from `config.seed`.
             profiler: is told of every stage of this process.
@@ -83,6 +90,7 @@ class Editor:
         """
         self.config = config
         self.processes = processes
+        moments = known_moments(moments, processes)
         self.model, self._identity, self.dequantised = processes.together(
             lambda: _opened(model, tokenizer, config, moments)
         )
@@ -100,7 +108,7 @@ class Editor:
         )
         self._state = self._start
         self._prefixes_given = prefixes is not None
-        self._samples = {layer: moments.layers[layer].sample for layer in config.edited_layers}
+        self._samples = {layer: moments.layers[layer].sample for layer in states or ()}
         self._base = {layer: self.model.read_weight(layer) for layer in config.edited_layers}
         self._weights = dict(self._base)
         self._reports: tuple[BatchReport, ...] = ()
@@ -125,7 +133,8 @@ class Editor:
         Args:
             source: folder or hub id of a checkpoint.
             config: the settings; `structure` names modules that are not found.
-            moments: second moments, or the folder they were saved in.
+            moments: second moments, or the folder they were saved in, which the first process
+                alone reads.
             prefixes: as for the constructor.
             revision: of a hub model.
             dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
@@ -145,9 +154,12 @@ class Editor:
             structure_overrides=config.structure or None,
         )
         config.check_depth(model.structure.n_layers)
-        if not isinstance(moments, Moments):
-            moments = Moments.load(moments, layers=config.edited_layers)
-        return cls(model, None, config, moments, prefixes, profiler=profiler, processes=processes)
+        if isinstance(moments, Moments):
+            given: Moments | None = moments
+        else:
+            folder, layers = moments, config.edited_layers
+            given = processes.only_first(lambda: Moments.load(folder, layers=layers))
+        return cls(model, None, config, given, prefixes, profiler=profiler, processes=processes)
 
     @property
     def profiler(self) -> Profiler | None:

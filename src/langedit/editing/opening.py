@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -12,6 +14,7 @@ from langedit.editing.moments import Moments
 from langedit.editing.spectra import with_spectrum
 from langedit.errors import ConfigError, MomentsError
 from langedit.models import EditableModel, ModelIdentity, find_structure, require_runs
+from langedit.parallel import Processes
 
 
 def wrap_model(
@@ -35,6 +38,25 @@ def wrap_model(
     require_runs(model)
     structure = find_structure(model, config.structure or None)
     return EditableModel(model, tokenizer, structure, chat=config.chat_settings)
+
+
+def known_moments(moments: Moments | None, processes: Processes) -> Moments:
+    """The moments given; in a process that has none, of which model and corpus the first one's are.
+
+    Raises:
+        MomentsError: the first process has none.
+    """
+
+    def named() -> Moments:
+        if moments is None:
+            raise MomentsError(
+                "moments: expected second moments of the edited layers, got none: the first "
+                "process must have them"
+            )
+        return replace(moments, layers={}, folder=None)
+
+    told = processes.first(named)
+    return told if moments is None else moments
 
 
 def require_identity(model: EditableModel, moments: Moments) -> ModelIdentity:
