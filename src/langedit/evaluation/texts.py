@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -96,46 +96,71 @@ def greedy_text(
     return [(own.text.split(stop)[0] if stop else own.text).strip() for own in found]
 
 
-def perplexity(model: EditableModel, texts: Sequence[str], *, batch_tokens: int = 4096) -> float:
+def perplexity(
+    model: EditableModel,
+    texts: Sequence[str],
+    *,
+    batch_tokens: int = 4096,
+    processes: Processes = ALONE,
+) -> float:
     """Exp of the mean negative log-probability of a token, over all tokens of all texts.
+
+    Args:
+        model: the model as it is now, edited or not.
+        texts: as for `text_log_likelihoods`.
+        batch_tokens: padded tokens in one forward pass.
+        processes: each runs its share of the forward passes; all get the perplexity.
 
     Raises:
         FactError: the texts have no token that has a context.
     """
     total, count = 0.0, 0
-    for log_probabilities in text_log_probabilities(model, texts, batch_tokens=batch_tokens):
-        total += float(log_probabilities.double().sum())
-        count += len(log_probabilities)
+    for log_likelihood, tokens in text_log_likelihoods(
+        model, texts, batch_tokens=batch_tokens, processes=processes
+    ):
+        total += log_likelihood
+        count += tokens
     if not count:
         raise FactError("perplexity: expected texts of two or more tokens, got none")
     return math.exp(-total / count)
 
 
-def text_log_probabilities(
-    model: EditableModel, texts: Sequence[str], *, batch_tokens: int = 4096
-) -> Iterator[Tensor]:
-    """Log-probabilities (nats, natural logarithm) of the tokens of texts, in order of length.
+def text_log_likelihoods(
+    model: EditableModel,
+    texts: Sequence[str],
+    *,
+    batch_tokens: int = 4096,
+    processes: Processes = ALONE,
+) -> list[tuple[float, int]]:
+    """Sums of the log-probabilities (nats, natural logarithm) of the tokens of texts.
 
     The first token of a text has no context and is left out; with a tokenizer that puts BOS in
     front, that is BOS. Texts are no questions: they stand as they are also where the model is asked
     in a chat.
 
-    Yields:
-        For each text a float32 tensor (tokens - 1,) on the CPU.
+    Returns:
+        For each text, in order of length, the sum and how many tokens it is of.
     """
     sequences = [encode_text(model.tokenizer, text) for text in texts]
+    groups = micro_batches([len(sequence) for sequence in sequences], batch_tokens)
 
-    def run(group: list[int]) -> Tensor:
+    def run(group: list[int]) -> list[tuple[float, int]]:
         batch = pad_batch([sequences[i] for i in group], model.pad_id)
         with torch.no_grad():
             logits = model.logits(batch)[:, :-1].float()
             expected = batch.ids[:, 1:].to(logits.device)
-            return logits.gather(-1, expected[..., None])[..., 0] - logits.logsumexp(-1)
+            chosen = logits.gather(-1, expected[..., None])[..., 0] - logits.logsumexp(-1)
+        lengths = [len(sequences[i]) - 1 for i in group]
+        rows = (row[:length].cpu() for row, length in zip(chosen, lengths, strict=True))
+        return [(float(row.double().sum()), len(row)) for row in rows]
 
-    for group in micro_batches([len(sequence) for sequence in sequences], batch_tokens):
-        for part, chosen in halve_on_oom(group, run, one="text"):
-            for row, item in enumerate(part):
-                yield chosen[row, : len(sequences[item]) - 1].cpu()
+    def read(own: Sequence[list[int]]) -> list[list[tuple[float, int]]]:
+        return [
+            [text for _, part in halve_on_oom(group, run, one="text") for text in part]
+            for group in own
+        ]
+
+    return [text for group in processes.spread(groups, read) for text in group]
 
 
 def _generate(
