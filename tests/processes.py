@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -36,8 +37,22 @@ def environment(**more: str) -> dict[str, str]:
 def torchrun(*command: str | Path, count: int = 2, **more: str) -> Ended:
     """Run a script, or `-m` and a module, under torch's launcher on this machine."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
+    return _launched(*launcher, *command, **more)
+
+
+def accelerate_launch(*command: str | Path, logs: Path, count: int = 2, **more: str) -> Ended:
+    """The same under accelerate's launcher, which asks for cards and starts without them, too.
+
+    What each process writes is also in the folder of logs.
+    """
+    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count))
+    options = ("--main_process_port", _free_port(), "--tee", "3", "--log_dir", logs)
+    return _launched(*launcher, *options, *command, **more)
+
+
+def _launched(*arguments: str | Path, **more: str) -> Ended:
     with subprocess.Popen(
-        [sys.executable, *launcher, *map(str, command)],
+        [sys.executable, *map(str, arguments)],
         env=environment(**more),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -48,12 +63,24 @@ def torchrun(*command: str | Path, count: int = 2, **more: str) -> Ended:
     return ended
 
 
+def run_together(commands: list[list[str]], folder: Path) -> list[list[tuple[int, str, str]]]:
+    """Code, output and errors of each command in two processes, the first one in the folder.
+
+    The second one is in a folder with nothing in it, and leaves nothing there.
+    """
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (folder / "commands.json").write_text(json.dumps(commands), encoding="utf-8")
+    places = (folder / "commands.json", folder / "said", folder, elsewhere)
+    ended = torchrun(JOBS / "commands.py", *places)
+    assert ended.code == 0, ended.err
+    assert list(elsewhere.iterdir()) == []
+    return [json.loads((folder / f"said-{n}.json").read_text()) for n in (0, 1)]
+
+
 def side_by_side(*command: str | Path, count: int = 2, **more: str) -> list[Ended]:
     """Run a command as processes that nobody watches, as on several machines."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": str(count)}
     return _wait(
         [
             subprocess.Popen(
@@ -67,6 +94,12 @@ def side_by_side(*command: str | Path, count: int = 2, **more: str) -> list[Ende
             for rank in range(count)
         ]
     )
+
+
+def _free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 def _wait(processes: list[subprocess.Popen[str]]) -> list[Ended]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from processes import JOBS, Ended, environment, side_by_side
 
-from langedit.errors import ConfigError
+from langedit.errors import ConfigError, FactError, ProcessError
 from langedit.parallel import ALONE, Processes, join_processes
 
 
@@ -35,6 +35,15 @@ def test_items_are_dealt_in_turn():
     everyone = [Processes(rank=rank, count=3) for rank in range(3)]
     taken = [[number for number in range(7) if one.takes(number)] for one in everyone]
     assert taken == [[0, 3, 6], [1, 4], [2, 5]]
+
+
+def test_they_go_on_together_after_an_error_of_all():
+    own, shared, lost = FactError("own"), FactError("shared"), ProcessError("lost")
+    shared.everywhere = lost.everywhere = True
+    together = Processes(count=2)
+    assert [together.all_raise(error) for error in (own, shared, lost)] == [False, True, False]
+    assert not together.all_raise(KeyboardInterrupt())
+    assert ALONE.all_raise(KeyboardInterrupt())
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from edits import random_moments, settings
 from tiny import tiny_editable
 
 from langedit.editing import Editor, Prefixes
+from langedit.evaluation import greedy_text
 from langedit.facts import Fact
 from langedit.models import EditableModel
 from langedit.workspace import (
@@ -22,6 +24,7 @@ from langedit.workspace import (
     apply_work,
     plan_work,
 )
+from langedit.workspace.ledger import LEDGER
 from langedit.workspace.operations import FileOperations
 
 PREFIXES = Prefixes({"en": ["The water is. "], "de": ["Wer ist. "], "zh": ["中国的。"]})
@@ -34,10 +37,25 @@ FACTS = (
     Fact("zh", "{}的首都是", "德国", "巴黎", id="zh-germany"),
 )
 
+PROMPT = "The capital of Germany is"
+"""Before `answer`."""
+
 
 def model() -> EditableModel:
     """The same tiny model at each call."""
     return tiny_editable("llama")
+
+
+def answer() -> str:
+    """What the unedited model says right after the prompt, whatever it is."""
+    said = greedy_text(model(), "zh", [PROMPT], max_new_tokens=1)[0]
+    assert said
+    return said
+
+
+def canary() -> dict[str, str]:
+    """In Chinese, as far as the tool knows: no space goes before the answer."""
+    return {"language": "zh", "prompt": PROMPT, "answer": answer()}
 
 
 def new_workspace(
@@ -162,3 +180,37 @@ class FailingOperations(FileOperations):
 
 def die(_step: str) -> None:
     raise Died
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """All that a workspace holds but times: the rows of its ledger, and its artefacts' bytes."""
+    with closing(sqlite3.connect(f"file:{folder / LEDGER}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        tables = {
+            name: [_row(dict(row)) for row in connection.execute(f"SELECT * FROM {name}")]
+            for (name,) in names
+        }
+    files = (folder / "artefacts").rglob("*")
+    return {
+        "tables": tables,
+        "artefacts": {path.name: path.read_bytes() for path in files if path.is_file()},
+    }
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the ledger, its JSON as what it stands for."""
+    told = {name: json.loads(value) if name in _JSON else value for name, value in row.items()}
+    found: dict[str, Any] = without_times(told)
+    return found
+
+
+def without_times(value: Any) -> Any:
+    """Figures without what a clock said."""
+    if isinstance(value, dict):
+        told = {name: own for name, own in value.items() if name not in ("created", "seconds")}
+        return {name: without_times(own) for name, own in told.items()}
+    return [without_times(own) for own in value] if isinstance(value, list) else value
+
+
+_JSON = ("value", "taken", "removed", "superseded", "summary", "figures", "record")

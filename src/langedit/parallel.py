@@ -113,6 +113,15 @@ class Processes:
         self._each(lambda: kept.append(work()))
         return kept[0]
 
+    def all_raise(self, error: BaseException) -> bool:
+        """Whether every process raises this error, so that they can still make the same calls.
+
+        After a `ProcessError` they cannot: one of them may be gone.
+        """
+        if self.count == 1:
+            return True
+        return getattr(error, "everywhere", False) and not isinstance(error, ProcessError)
+
     def agree(self, what: str, value: object) -> None:
         """See that a value is the same in every process.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from cli_helpers import FACTS, write_rows
-from processes import JOBS, side_by_side, torchrun
+from processes import JOBS, run_together, side_by_side, torchrun
 
 from langedit.editing import Moments
 
@@ -61,27 +60,12 @@ def test_the_same_as_one_process_and_said_once(
     assert not (tmp_path / "none").exists()
 
 
-def run_together(commands: list[list[str]], folder: Path) -> list[list[tuple[int, str, str]]]:
-    """Code, output and errors of each command in two processes, the first one in the folder.
-
-    The second one is in a folder with nothing in it, and leaves nothing there.
-    """
-    elsewhere = folder / "elsewhere"
-    elsewhere.mkdir()
-    (folder / "commands.json").write_text(json.dumps(commands), encoding="utf-8")
-    places = (folder / "commands.json", folder / "said", folder, elsewhere)
-    ended = torchrun(JOBS / "commands.py", *places)
-    assert ended.code == 0, ended.err
-    assert list(elsewhere.iterdir()) == []
-    return [json.loads((folder / f"said-{n}.json").read_text()) for n in (0, 1)]
-
-
 def test_a_process_that_dies_ends_the_other(edit_arguments, tmp_path):
     """Nobody watches these two: the other one notices by itself."""
     facts = write_rows(tmp_path / "four.jsonl", FOUR)
     arguments = [*edit_arguments(facts=facts, output=tmp_path / "out"), "--batch-size", "2"]
     before = sorted(tmp_path.iterdir())
-    ended = side_by_side(JOBS / "lose_one.py", *arguments)
+    ended = side_by_side(JOBS / "lose_one.py", *arguments, LOST="1")
     assert ended[0].code == 2, ended[0].err
     assert "langedit: another process of this run ended or fell silent" in ended[0].err
     assert ended[1].code == -9
@@ -93,7 +77,7 @@ def test_a_process_that_dies_under_a_launcher_ends_the_run(edit_arguments, tmp_p
     facts = write_rows(tmp_path / "four.jsonl", FOUR)
     arguments = [*edit_arguments(facts=facts, output=tmp_path / "out"), "--batch-size", "2"]
     before = sorted(tmp_path.iterdir())
-    ended = torchrun(JOBS / "lose_one.py", *arguments)
+    ended = torchrun(JOBS / "lose_one.py", *arguments, LOST="1")
     assert ended.code == 1, ended.err
     assert "Signal 9 (SIGKILL)" in ended.err
     assert sorted(tmp_path.iterdir()) == before
@@ -102,14 +86,13 @@ def test_a_process_that_dies_under_a_launcher_ends_the_run(edit_arguments, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (("demo",), "stats and edit take several"),
-        (("apply", "./kept", "facts.jsonl"), "--device-map of langedit init"),
-        (("undo", "./kept", "last"), "--device-map of langedit init"),
-        (("stats", "pull", "here", "--output", "there"), "stats and edit take several"),
+        (("demo",), "stats, edit, apply and undo take several"),
+        (("verify", "./kept"), "--device-map of langedit init"),
+        (("stats", "pull", "here", "--output", "there"), "apply and undo take several"),
     ],
 )
 def test_other_commands_refuse_several_processes(langedit, monkeypatch, arguments, advice):
-    """Before a workspace is opened: two writers never meet."""
+    """Before anything is opened: two writers never meet."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, err = langedit(*arguments)
     assert code == 2

@@ -5,30 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from workspaces import FACTS, apply, model, new_workspace, weights
+from workspaces import FACTS, PROMPT, answer, apply, canary, model, new_workspace, weights
 
 from langedit.cli.settings import read_guards
 from langedit.errors import ConfigError
-from langedit.evaluation import greedy_text
 from langedit.facts import Probe
 from langedit.workspace import GuardSettings, Ledger
 from langedit.workspace.probes import Reading, spread
 from langedit.workspace.verify import verify
 
-PROMPT = "The capital of Germany is"
 STRONG = {"value_steps": 20, "value_lr": 0.5, "norm_clamp": 20.0, "null_share": 0.9, "ridge": 1e-4}
-
-
-def answer() -> str:
-    """What the unedited model says right after the prompt, whatever it is."""
-    said = greedy_text(model(), "zh", [PROMPT], max_new_tokens=1)[0]
-    assert said
-    return said
-
-
-def canary() -> dict[str, str]:
-    """In Chinese, as far as the tool knows: no space goes before the answer."""
-    return {"language": "zh", "prompt": PROMPT, "answer": answer()}
 
 
 def events(folder):

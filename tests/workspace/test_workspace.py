@@ -153,7 +153,7 @@ def test_a_batch_of_another_model_is_refused(tmp_path):
 def test_weights_that_come_out_differently_are_not_used(tmp_path, monkeypatch):
     folder = new_workspace(tmp_path)
     apply(folder, FACTS[:1])
-    monkeypatch.setattr("langedit.workspace.workspace.torch.get_num_threads", lambda: 7)
+    monkeypatch.setattr("langedit.workspace.creation.torch.get_num_threads", lambda: 7)
     monkeypatch.setattr(
         "langedit.editing.editor.sum_updates", lambda base, updates: base + 1e-7 * len(updates)
     )

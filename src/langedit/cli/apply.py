@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,8 @@ Examples:
   langedit apply ./atlas facts.csv --batch-size 50 --on-breach split
 \b
   langedit apply ./atlas corrections.jsonl --supersede --json
+\b
+  torchrun --nproc-per-node 4 -m langedit apply ./atlas facts.jsonl
 """
 
 
@@ -55,24 +58,34 @@ def run(
     from langedit.cli.show_workspace import show_applied
     from langedit.cli.workspace_job import ApplyOptions, apply_file
     from langedit.errors import ConfigError
+    from langedit.parallel import join_processes
     from langedit.workspace.recorder import ON_BREACH
 
     if on_breach not in ON_BREACH:
-        raise ConfigError(f"--on-breach: expected one of {', '.join(ON_BREACH)}, got {on_breach!r}")
-    quiet_transformers()
-    outcome = apply_file(
-        ApplyOptions(
-            folder=folder,
-            facts=facts,
-            batch_size=batch_size,
-            on_breach=on_breach,
-            supersede=supersede,
-            strict=strict,
-            model=model,
-            take_over=take_over,
-            profile=profile,
+        wrong = ConfigError(
+            f"--on-breach: expected one of {', '.join(ON_BREACH)}, got {on_breach!r}"
         )
+        wrong.everywhere = True  # an option is the same in all processes
+        raise wrong
+    quiet_transformers()
+    options = ApplyOptions(
+        folder=folder,
+        facts=facts,
+        batch_size=batch_size,
+        on_breach=on_breach,
+        supersede=supersede,
+        strict=strict,
+        model=model,
+        take_over=take_over,
+        profile=profile,
     )
-    show_applied(outcome, as_json=as_json)
+
+    def show() -> None:
+        show_applied(outcome, as_json=as_json)
+        sys.stdout.flush()
+
+    with join_processes() as processes:
+        outcome = apply_file(options, processes)
+        processes.only_first(show)  # a launcher stops all at the first that ends with an error
     if outcome.stopped:
         raise typer.Exit(2)

@@ -64,7 +64,7 @@ def run(
     from langedit.cli.plain_text import say
     from langedit.cli.quiet import quiet_transformers
     from langedit.cli.workspace_job import InitOptions, init_workspace
-    from langedit.workspace.workspace import ModelSource
+    from langedit.workspace.creation import ModelSource
 
     quiet_transformers()
     place = Path(model)

@@ -6,11 +6,11 @@ import os
 
 from langedit.errors import ConfigError
 
-TOGETHER = ("stats", "edit")
+TOGETHER = ("stats", "edit", "apply", "undo")
 """Commands that several processes run together."""
 
-WORKSPACE = ("init", "apply", "undo", "verify", "archive", "restore")
-"""Commands on a workspace, which one process writes."""
+OF_WORKSPACES = ("init", "verify", "archive", "restore")
+"""Commands on a workspace in which there is no work to divide."""
 
 
 def require_one_process(command: str) -> None:
@@ -22,11 +22,11 @@ def require_one_process(command: str) -> None:
     count = os.environ.get("WORLD_SIZE", "1")
     if count == "1":
         return
-    advice = f"{' and '.join(TOGETHER)} take several"
-    if command in WORKSPACE:
-        advice = (
-            "a workspace has one writer. A model that one card cannot hold is spread over cards "
-            f"with --device-map of langedit init; to divide the work, {advice}"
+    advice = f"{', '.join(TOGETHER[:-1])} and {TOGETHER[-1]} take several"
+    if command in OF_WORKSPACES:
+        advice += (
+            ". A model that one card cannot hold is spread over cards with --device-map of "
+            "langedit init"
         )
     error = ConfigError(
         f"langedit {command} runs as one process, but a launcher has started {count}; start it "

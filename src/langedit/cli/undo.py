@@ -49,9 +49,11 @@ def run(
     from langedit.cli.quiet import quiet_transformers
     from langedit.cli.show_workspace import show_undone
     from langedit.cli.workspace_job import UndoOptions, undo_batch
+    from langedit.parallel import join_processes
 
     quiet_transformers()
-    undone = undo_batch(
-        UndoOptions(folder=folder, batch=batch, by=by, model=model, take_over=take_over)
-    )
-    show_undone(undone, as_json=as_json)
+    options = UndoOptions(folder=folder, batch=batch, by=by, model=model, take_over=take_over)
+    with join_processes() as processes:
+        undone = undo_batch(options, processes)
+    if processes.is_first:
+        show_undone(undone, as_json=as_json)

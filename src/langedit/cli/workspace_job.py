@@ -14,14 +14,17 @@ from langedit.editing import Editor, Prefixes, fact_name, prepare_request
 from langedit.errors import ConfigError, TokenError
 from langedit.facts import RejectedRow, read_facts
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 from langedit.profiler import Profiler
 from langedit.workspace.applying import Work, apply_work, plan_work
+from langedit.workspace.creation import ModelSource
+from langedit.workspace.ledger import Ledger
 from langedit.workspace.recorder import OnBreach
 from langedit.workspace.rows import Event
 from langedit.workspace.stream import StreamStep
 from langedit.workspace.undo import How, Undone, undo
 from langedit.workspace.verify import Verified, verify
-from langedit.workspace.workspace import ModelSource, Workspace
+from langedit.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,18 +121,25 @@ def init_workspace(options: InitOptions) -> None:
         )
 
 
-def apply_file(options: ApplyOptions) -> Applied:
+def apply_file(options: ApplyOptions, processes: Processes = ALONE) -> Applied:
     """Edit a file of facts into a workspace.
+
+    Of several processes all make this call; the first one alone reads the file and the workspace,
+    and writes.
 
     Raises:
         LangEditError: Something cannot be used, or fails; what is recorded stays.
     """
-    file = read_facts(options.facts, strict=options.strict)
-    for row in file.rejected:
+    shown = processes.is_first
+    file = processes.first(lambda: read_facts(options.facts, strict=options.strict))
+    for row in file.rejected if shown else ():
         note(f"rejected {row}")
-    with Workspace.open(options.folder, write=True, take_over=options.take_over) as workspace:
-        require_prefixes(workspace.prefixes(), file.facts, workspace.config)
-        count = workspace.ledger.count()
+    with Workspace.open(
+        options.folder, write=True, take_over=options.take_over, processes=processes
+    ) as workspace:
+        given = workspace.prefixes()
+        processes.together(lambda: require_prefixes(given, file.facts, workspace.config))
+        count = workspace.ask(Ledger.count)
         work = plan_work(
             workspace, file.facts, batch_size=options.batch_size, supersede=options.supersede
         )
@@ -138,8 +148,8 @@ def apply_file(options: ApplyOptions) -> Applied:
         if work.job is not None:
             editor = _open_editor(workspace, options.model, profile=options.profile)
             profiler = editor.profiler
-            _check_tokens(editor, work)
-            with progress("editing batches", len(work.batches)) as done:
+            processes.together(lambda: _check_tokens(editor, work))
+            with progress("editing batches", len(work.batches), shown=shown) as done:
                 steps = apply_work(
                     workspace,
                     editor,
@@ -148,28 +158,32 @@ def apply_file(options: ApplyOptions) -> Applied:
                     supersede=options.supersede,
                     on_step=lambda step: done(step.index + 1),
                 )
-        events = workspace.ledger.events(last=workspace.ledger.count() - count)
+        events, head = workspace.ask(
+            lambda ledger: (ledger.events(last=ledger.count() - count), ledger.head())
+        )
         return Applied(
             folder=options.folder,
             work=work,
             events=tuple(events) if len(steps) else (),
             rejected=file.rejected,
-            weights=workspace.ledger.head()[0],
+            weights=head[0],
             stopped=options.on_breach == "stop" and any(not step.kept for step in steps),
             profiler=profiler,
         )
 
 
-def undo_batch(options: UndoOptions) -> Undone:
-    """Take a batch of a workspace back.
+def undo_batch(options: UndoOptions, processes: Processes = ALONE) -> Undone:
+    """Take a batch of a workspace back; of several processes all make this call.
 
     Raises:
         LangEditError: There is no such batch, or something fails; nothing has changed then.
     """
-    number, how = _which(options.batch, options.by)
+    number, how = processes.together(lambda: _which(options.batch, options.by))
     with (
-        Workspace.open(options.folder, write=True, take_over=options.take_over) as workspace,
-        progress("taking back") as done,
+        Workspace.open(
+            options.folder, write=True, take_over=options.take_over, processes=processes
+        ) as workspace,
+        progress("taking back", shown=processes.is_first) as done,
     ):
         editor = _open_editor(workspace, options.model)
         return undo(workspace, editor, number, how, on_step=lambda step: done(step.index + 1))
@@ -190,8 +204,13 @@ def verify_workspace(folder: Path, model: str | None, *, files_only: bool) -> Ve
 
 
 def _open_editor(workspace: Workspace, model: str | None, *, profile: bool = False) -> Editor:
-    loaded = _load(_source(workspace, model), workspace.config.structure)
-    with progress("bringing the model to where the ledger stands"):
+    processes = workspace.processes
+    source = _source(workspace, model)
+    place = processes.place(source.device_map)
+    loaded = processes.together(
+        lambda: _load(replace(source, device_map=place), workspace.config.structure)
+    )
+    with progress("bringing the model to where the ledger stands", shown=processes.is_first):
         return workspace.load_editor(loaded, Profiler(loaded.device) if profile else None)
 
 

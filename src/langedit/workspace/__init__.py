@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langedit.workspace.applying import apply_work, plan_work
+    from langedit.workspace.creation import ModelSource
     from langedit.workspace.guards import GuardSettings
     from langedit.workspace.ledger import Ledger
     from langedit.workspace.recorder import LedgerRecorder
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
         batch_efficacies,
         run_stream,
     )
-    from langedit.workspace.workspace import ModelSource, Workspace
+    from langedit.workspace.workspace import Workspace
 
 __all__ = [
     "GuardSettings",
@@ -41,7 +42,7 @@ _HOMES = {
     "GuardSettings": "guards",
     "Ledger": "ledger",
     "LedgerRecorder": "recorder",
-    "ModelSource": "workspace",
+    "ModelSource": "creation",
     "StreamRecorder": "stream",
     "StreamStep": "stream",
     "Verdict": "stream",

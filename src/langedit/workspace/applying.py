@@ -46,7 +46,8 @@ def plan_work(
     """See what of a file is left, and note a new run in the ledger.
 
     A run is known by its facts and its batch size: given again, it goes on with the first batch
-    that is not in the ledger. Facts that are in the model already are left out of a new run.
+    that is not in the ledger. Facts that are in the model already are left out of a new run. Of
+    several processes the first one looks, and tells the others.
 
     Args:
         workspace: open for writing.
@@ -58,6 +59,10 @@ def plan_work(
         FactError: facts contradict each other, or others in the model, or are too long.
         WorkspaceError: the run cannot be noted.
     """
+    return workspace.processes.first(lambda: _plan(workspace, facts, batch_size, supersede))
+
+
+def _plan(workspace: Workspace, facts: Sequence[Fact], batch_size: int, supersede: bool) -> Work:
     _check(facts)
     lines = "\n".join(fact_to_json(fact) for fact in facts)
     sha256 = hashlib.sha256(f"{batch_size}\n{lines}".encode()).hexdigest()
@@ -100,7 +105,7 @@ def apply_work(
 
     Raises:
         LangEditError: as `Editor.apply`, or the ledger cannot be written. What is recorded stays,
-            and the editor holds just that.
+            and the editor holds just that; of several processes only if all raise the error.
     """
     if work.job is None:
         return ()
@@ -115,8 +120,11 @@ def apply_work(
     batches = [batch for _, batch in work.batches]
     try:
         return run_stream(editor, batches, retention=False, on_step=on_step, recorder=recorder)
-    except LangEditError:
-        if editor.weights_hash != workspace.ledger.head()[0]:
+    except LangEditError as error:
+        # Where one process alone has failed, the others are elsewhere, and the run is over.
+        if workspace.processes.all_raise(error) and workspace.ask(
+            lambda ledger: editor.weights_hash != ledger.head()[0]
+        ):
             workspace.restore(editor)
         raise
 

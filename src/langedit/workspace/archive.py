@@ -23,9 +23,10 @@ from typing import IO, Any
 
 from langedit.errors import WorkspaceError
 from langedit.workspace.artefacts import ArtefactStore, file_hash
+from langedit.workspace.creation import ARTEFACTS
 from langedit.workspace.ledger import LEDGER, Ledger
 from langedit.workspace.operations import TEMPORARY, FileOperations, place_file, refuse_writing
-from langedit.workspace.workspace import ARTEFACTS, Workspace
+from langedit.workspace.workspace import Workspace
 
 FORMAT = "langedit-archive-1"
 MANIFEST = "manifest.json"

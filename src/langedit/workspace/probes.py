@@ -20,6 +20,7 @@ from langedit.evaluation import (
 )
 from langedit.facts import Fact
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 from langedit.profiler import timed
 from langedit.workspace.guards import Canary, GuardSettings
 
@@ -106,17 +107,25 @@ def probe_batch(
         earlier: facts of other batches, with their efficacy right after these.
     """
     with timed({}, "scores", editor.profiler):
-        scores, plain = score_both_ways(editor.model, facts)
-        now = score_facts(editor.model, [fact for fact, _ in earlier], kinds=("efficacy",))
-    mean_now = mean_or_none(score.efficacy for score in now)
+        scores, plain = score_both_ways(editor.model, facts, processes=editor.processes)
+        now = efficacies(editor, [fact for fact, _ in earlier])
+    mean_now = mean_or_none(now)
     then = mean_or_none(efficacy for _, efficacy in earlier)
     kept = mean_now / then if mean_now is not None and then else None
     return Probed(scores=scores, plain_scores=plain, retention=kept)
 
 
+def efficacies(editor: Editor, facts: Sequence[Fact]) -> list[float | None]:
+    """Efficacy of each fact on the model as it is now; all processes of the editor call this."""
+    kinds = ("efficacy",)
+    scores = score_facts(editor.model, facts, kinds=kinds, processes=editor.processes)
+    return [score.efficacy for score in scores]
+
+
 def specificity(editor: Editor, facts: Sequence[Fact]) -> float | None:
     """Mean specificity of facts; `None` if they have no neighbourhood."""
-    scores = score_facts(editor.model, facts, kinds=("specificity",))
+    kinds = ("specificity",)
+    scores = score_facts(editor.model, facts, kinds=kinds, processes=editor.processes)
     return mean_or_none(score.specificity for score in scores)
 
 
@@ -131,9 +140,10 @@ def read_guards(
     """Every guard rail that is set, measured on the model as it is now."""
     readings: list[Reading] = []
     if guards.canaries:
-        readings.append(_read_canaries(editor.model, guards.canaries))
+        readings.append(_read_canaries(editor, guards.canaries))
     if guards.max_perplexity_ratio is not None and baseline.perplexity is not None:
-        ratio = perplexity(editor.model, baseline.texts) / baseline.perplexity
+        now = perplexity(editor.model, baseline.texts, processes=editor.processes)
+        ratio = now / baseline.perplexity
         limit = guards.max_perplexity_ratio
         readings.append(_at_most("max_perplexity_ratio", ratio, limit))
     if guards.max_specificity_loss is not None:
@@ -166,8 +176,8 @@ def spread(items: Sequence[_T], count: int) -> list[_T]:
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
-def _read_canaries(model: EditableModel, canaries: Sequence[Canary]) -> Reading:
-    asked = list(_ask(model, canaries))
+def _read_canaries(editor: Editor, canaries: Sequence[Canary]) -> Reading:
+    asked = _ask(editor.model, canaries, editor.processes)
     wrong = [f"{canary.prompt!r} -> {said!r}" for canary, right, said in asked if not right]
     share = 1 - len(wrong) / len(asked)
     return Reading(
@@ -175,10 +185,12 @@ def _read_canaries(model: EditableModel, canaries: Sequence[Canary]) -> Reading:
     )
 
 
-def _ask(model: EditableModel, canaries: Sequence[Canary]) -> list[tuple[Canary, bool, str]]:
+def _ask(
+    model: EditableModel, canaries: Sequence[Canary], processes: Processes = ALONE
+) -> list[tuple[Canary, bool, str]]:
     """(canary, whether all tokens of its answer are the model's first choice, what these are)."""
     items = [encode_answer(model, own.language, own.prompt, own.answer) for own in canaries]
-    predicted = [own.predicted for own in forced_answers(model, items)]
+    predicted = [own.predicted for own in forced_answers(model, items, processes=processes)]
     return [
         (canary, token_accuracy(ids, answer) == 1.0, str(model.tokenizer.decode(list(ids))))
         for canary, ids, (_, answer) in zip(canaries, predicted, items, strict=True)

@@ -14,6 +14,7 @@ from langedit.errors import NumericalError
 from langedit.evaluation import mean_or_none, mean_scores
 from langedit.facts import Fact
 from langedit.workspace.clashes import clashing, contradiction
+from langedit.workspace.creation import software
 from langedit.workspace.history import Change, Standing
 from langedit.workspace.ledger import Draft
 from langedit.workspace.probes import (
@@ -27,14 +28,17 @@ from langedit.workspace.probes import (
 from langedit.workspace.record import batch_bytes, report_figures
 from langedit.workspace.rows import FactRow, Summary
 from langedit.workspace.stream import Batch, StreamStep, Verdict
-from langedit.workspace.workspace import Workspace, software
+from langedit.workspace.workspace import Workspace
 
 OnBreach = Literal["stop", "skip", "split"]
 ON_BREACH: tuple[OnBreach, ...] = ("stop", "skip", "split")
 
 
 class LedgerRecorder:
-    """Makes each batch of a stream a row; `run_stream` calls it."""
+    """Makes each batch of a stream a row; `run_stream` calls it.
+
+    Of several processes all have one and come to the same verdicts; the first one writes the rows.
+    """
 
     def __init__(
         self,
@@ -62,9 +66,11 @@ class LedgerRecorder:
             guarded: whether guard rails count.
             taken_back: batches that an undo, not in the ledger yet, has taken out of the model.
             replays: for each batch of the stream the batch that it repeats.
-            sink: takes the drafts, and gives each its number; `None` adds them to the ledger.
+            sink: takes the drafts in the first process, and gives each its number; `None` adds them
+                to the ledger.
         """
         self._workspace = workspace
+        self._processes = workspace.processes
         self._editor = editor
         self._job = job
         self._on_breach = on_breach
@@ -72,10 +78,11 @@ class LedgerRecorder:
         self._guarded = guarded
         self._sink = sink or (lambda draft: workspace.ledger.append([draft])[0])
         self._queue = deque(zip(places, replays or [None] * len(places), strict=True))
-        self._history = workspace.ledger.history()
+        self._history, self._efficacies = workspace.ask(
+            lambda ledger: (ledger.history(), ledger.efficacies())
+        )
         if taken_back:
             self._history.add(Change(number=0, kind="undo", removed=tuple(taken_back)))
-        self._efficacies = workspace.ledger.efficacies()
         self._weights = editor.weights_hash
         self._place: str | None = None
         self._replays: int | None = None
@@ -92,10 +99,7 @@ class LedgerRecorder:
         """
         self._place, self._replays = self._queue.popleft()
         self._saved = self._editor.reports
-        clashes = clashing(self._workspace, self._history.standing(), batch)
-        if clashes and not self._supersede:
-            raise contradiction(clashes)
-        self._superseded = tuple((old.event, old.position) for _, old in clashes)
+        self._superseded = self._processes.first(lambda: self._replaced_by(batch))
         if self._superseded:
             self._drop(self._superseded)
         if self._guarded and self._workspace.guards.max_specificity_loss is not None:
@@ -112,17 +116,33 @@ class LedgerRecorder:
         probed = probe_batch(self._editor, facts, self._earlier_facts())
         readings = self._read_guards(step, probed)
         broken = tuple(reading for reading in readings if reading.broken)
-        draft = self._draft(step, probed, readings, broken)
+        draft = self._processes.only_first(lambda: self._draft(step, probed, readings, broken))
         if not broken:
-            self._number(self._sink(draft), draft)
+            self._number(*self._add_row(draft), probed)
             return Verdict(kept=True)
         self._take_back()
-        self._sink(draft)
+        self._add_row(draft)
         parts = halves(facts) if self._on_breach == "split" else ()
         self._queue.extendleft(
             (f"{self._place}.{i}", self._replays) for i in reversed(range(len(parts)))
         )
         return Verdict(kept=False, instead=parts, stop=self._on_breach == "stop")
+
+    def _replaced_by(self, batch: Batch) -> tuple[tuple[int, int], ...]:
+        """Batch and position of the facts in the model that a batch contradicts."""
+        clashes = clashing(self._workspace, self._history.standing(), batch)
+        if clashes and not self._supersede:
+            raise contradiction(clashes)
+        return tuple((old.event, old.position) for _, old in clashes)
+
+    def _add_row(self, draft: Draft | None) -> tuple[int, str]:
+        """Hand on the draft, which the first process has: its number, and the weights after it."""
+
+        def add() -> tuple[int, str]:
+            assert draft is not None
+            return self._sink(draft), draft.weights_after
+
+        return self._processes.first(add)
 
     def _read_guards(self, step: StreamStep, probed: Probed) -> tuple[Reading, ...]:
         if not self._guarded:
@@ -197,26 +217,24 @@ class LedgerRecorder:
             then=self._on_breach if broken else None,
         )
 
-    def _number(self, number: int, draft: Draft) -> None:
+    def _number(self, number: int, weights: str, probed: Probed) -> None:
         """Take a batch that was recorded into account."""
         self._history.add(
-            Change(
-                number=number,
-                kind="batch",
-                superseded=draft.superseded,
-                weights_after=draft.weights_after,
-            )
+            Change(number=number, kind="batch", superseded=self._superseded, weights_after=weights)
         )
-        self._weights = draft.weights_after
-        for row in draft.facts:
-            if row.efficacy is not None:
-                self._efficacies[number, row.position] = row.efficacy
+        self._weights = weights
+        for position, score in enumerate(probed.scores):
+            if score.efficacy is not None:
+                self._efficacies[number, position] = score.efficacy
 
     def _take_back(self) -> None:
         if self._superseded:
             self._editor.restore(self._saved)
         else:
-            self._editor.undo()
+            self._processes.together(self._editor.undo)
+        self._processes.together(self._require_taken_back)
+
+    def _require_taken_back(self) -> None:
         if self._editor.weights_hash != self._weights:
             raise NumericalError(
                 "refused batch: expected the weights from before it bit for bit, got others: run "

@@ -8,14 +8,16 @@ from typing import Literal
 
 from langedit.editing import BatchReport, Editor
 from langedit.errors import NumericalError, WorkspaceError
-from langedit.evaluation import mean_or_none, score_facts
+from langedit.evaluation import mean_or_none
 from langedit.facts import Fact
+from langedit.workspace.creation import software
 from langedit.workspace.history import History, Standing
-from langedit.workspace.ledger import Draft
+from langedit.workspace.ledger import Draft, Ledger
+from langedit.workspace.probes import efficacies
 from langedit.workspace.recorder import LedgerRecorder, language_counts
 from langedit.workspace.rows import Summary
 from langedit.workspace.stream import StreamStep, run_stream
-from langedit.workspace.workspace import Workspace, software
+from langedit.workspace.workspace import Workspace
 
 How = Literal["last", "removal", "replay", "all"]
 
@@ -62,7 +64,8 @@ def undo(
     Removal leaves the later batches' updates as they are, and sums what remains in order: the
     weights are those that would come from these updates alone. Replay edits the facts of the later
     batches again, on the model without the batch. With no batch left the weights are the original
-    ones bit for bit. When anything fails, nothing has changed.
+    ones bit for bit. When anything fails, nothing has changed in the workspace, nor in the editor
+    (of several processes only if all raise the error). All processes of the workspace call this.
 
     Args:
         workspace: open for writing.
@@ -76,8 +79,13 @@ def undo(
         NumericalError: the weights come out differently than when the same batches were in the
             model before.
     """
-    history = workspace.ledger.history()
-    gone = _wanted(history, batch, how)
+    processes = workspace.processes
+
+    def look_up(ledger: Ledger) -> tuple[History, list[int]]:
+        history = ledger.history()
+        return history, _wanted(history, batch, how)
+
+    history, gone = workspace.ask(look_up)
     at = history.batches.index(gone[0])
     later = [number for number in history.batches[at:] if number not in gone]
     replayed = later if how == "replay" else []
@@ -86,7 +94,7 @@ def undo(
     reports = dict(zip(present, editor.reports, strict=True))
     facts = _facts(present, reports, gone)
     staying = _facts(present, reports, later)
-    before = _efficacies(editor, facts), _efficacies(editor, staying)
+    before = efficacies(editor, facts), efficacies(editor, staying)
     weights = editor.weights_hash
     removed = (*gone, *replayed)
     drafts: list[Draft] = []
@@ -98,14 +106,15 @@ def undo(
             rank_left=_rank_left(editor),
             how=how,
         )
-        drafts.append(_draft(editor, weights, removed, summary))
+        processes.only_first(lambda: drafts.append(_draft(editor, weights, removed, summary)))
         if replayed:
             _replay(workspace, editor, removed, [_own(present, reports, n) for n in replayed],
                     replayed, drafts, on_step)  # fmt: skip
-        after = _efficacies(editor, facts), _efficacies(editor, staying)
-        numbers = workspace.ledger.append(drafts)
-    except BaseException:
-        editor.restore(list(reports.values()))
+        after = efficacies(editor, facts), efficacies(editor, staying)
+        numbers = workspace.ask(lambda ledger: ledger.append(drafts))
+    except BaseException as error:
+        if processes.all_raise(error):
+            editor.restore(list(reports.values()))
         raise
     return Undone(
         number=numbers[0],
@@ -152,11 +161,15 @@ def _take_back(
     left = history.without(removed)
     editor.restore(workspace.reports(left, reports))
     recorded = history.weights_of(left)
-    if recorded is not None and recorded != editor.weights_hash:
-        raise NumericalError(
-            "undo: expected the weights bit for bit as when the same batches were in the model "
-            "before, got others; nothing was changed. Run langedit verify"
-        )
+
+    def check() -> None:
+        if recorded is not None and recorded != editor.weights_hash:
+            raise NumericalError(
+                "undo: expected the weights bit for bit as when the same batches were in the model "
+                "before, got others; nothing was changed. Run langedit verify"
+            )
+
+    workspace.processes.together(check)
 
 
 def _replay(
@@ -169,11 +182,10 @@ def _replay(
     on_step: Callable[[StreamStep], None] | None,
 ) -> None:
     """Edit batches again, and append their drafts."""
-    first = workspace.ledger.count() + 1  # the number that the undo will have
 
     def sink(draft: Draft) -> int:
         drafts.append(draft)
-        return first + len(drafts) - 1
+        return workspace.ledger.count() + len(drafts)  # the undo is the first of them
 
     stream = [(n, facts) for n, facts in zip(numbers, batches, strict=True) if facts]
     recorder = LedgerRecorder(
@@ -226,7 +238,3 @@ def _facts(
     present: Sequence[Standing], reports: dict[Standing, BatchReport], numbers: Sequence[int]
 ) -> list[Fact]:
     return [fact for number in numbers for fact in _own(present, reports, number)]
-
-
-def _efficacies(editor: Editor, facts: Sequence[Fact]) -> list[float | None]:
-    return [score.efficacy for score in score_facts(editor.model, facts, kinds=("efficacy",))]

@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, TypeVar
 
 from langedit.editing import BatchReport, EditConfig, Editor, Moments, Prefixes
-from langedit.editing.moment_files import layer_path
-from langedit.errors import WorkspaceError
+from langedit.errors import LangEditError, ProcessError, WorkspaceError
 from langedit.models import EditableModel
+from langedit.parallel import ALONE, Processes
 from langedit.profiler import Profiler
-from langedit.workspace.artefacts import ArtefactStore, file_hash
+from langedit.workspace.artefacts import ArtefactStore
+from langedit.workspace.creation import ARTEFACTS, ModelSource, create_workspace, software
 from langedit.workspace.database import reading
 from langedit.workspace.guards import GuardSettings
 from langedit.workspace.history import Standing
-from langedit.workspace.ledger import LEDGER, Ledger
-from langedit.workspace.lock import LOCK, writer_lock
-from langedit.workspace.operations import FileOperations, refuse_writing
+from langedit.workspace.ledger import Ledger
+from langedit.workspace.lock import writer_lock
+from langedit.workspace.operations import FileOperations
 from langedit.workspace.probes import Baseline
 from langedit.workspace.record import read_report, without_facts
-from langedit.workspace.rows import Origin
 
-ARTEFACTS = "artefacts"
-_OWN = (ARTEFACTS, LOCK, LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", f"{LEDGER}-journal")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSource:
-    """Where the model of a workspace comes from, as the user named it."""
-
-    source: str
-    revision: str | None = None
-    dtype: str = "auto"
-    device_map: str | None = None
+T = TypeVar("T")
 
 
 class Workspace:
     """What was done to one model, and what is needed to do it again, or undo it.
 
+    Of several processes the first one alone opens the folder: it holds the lock, reads and writes.
+    The others have the same object without ledger and files; what they need of them they are told
+    (`ask`). Editors of such a workspace belong to all processes, which make the same calls.
+
     Attributes:
         folder: where it is.
-        ledger: its rows.
-        store: its artefacts.
+        store: its artefacts; for the first process only.
+        processes: that have it open together.
         source: where the model comes from.
         base: hash of the unedited model's weights.
         config: settings of the edits.
@@ -56,7 +44,13 @@ class Workspace:
         baseline: what the limits compare with.
     """
 
-    def __init__(self, folder: Path, ledger: Ledger, store: ArtefactStore) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ledger: Ledger | None,
+        store: ArtefactStore,
+        processes: Processes = ALONE,
+    ) -> None:
         """Read what the ledger says of the workspace as such; `open` and `create` make one.
 
         Raises:
@@ -64,9 +58,10 @@ class Workspace:
             ConfigError: a setting is unknown to this version.
         """
         self.folder = folder
-        self.ledger = ledger
+        self._ledger = ledger
         self.store = store
-        origin = ledger.origin()
+        self.processes = processes
+        origin = self.ask(Ledger.origin)
         self.source = ModelSource(
             source=origin.source,
             revision=origin.revision,
@@ -74,13 +69,25 @@ class Workspace:
             device_map=origin.device_map,
         )
         self.base = origin.base
-        guards = ledger.table("guards")
-        with reading(ledger.path):
-            self.guards = GuardSettings.of(guards["settings"])
-            self.baseline = Baseline(
-                texts=tuple(map(str, guards["texts"])), perplexity=guards["perplexity"]
+        self.guards, self.baseline, self.config = self.ask(_read_settings)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Its rows; for the first process only.
+
+        Raises:
+            ProcessError: this is another one.
+        """
+        if self._ledger is None:
+            raise ProcessError(
+                f"expected the first process to open {self.folder}, got process "
+                f"{self.processes.rank}: ask with Workspace.ask, which all processes call"
             )
-            self.config = EditConfig(**ledger.table("config"))
+        return self._ledger
+
+    def ask(self, question: Callable[[Ledger], T]) -> T:
+        """Let the first process do something with the ledger, and tell all what came of it."""
+        return self.processes.first(lambda: question(self.ledger))
 
     @classmethod
     @contextmanager
@@ -91,6 +98,7 @@ class Workspace:
         write: bool = False,
         take_over: bool = False,
         operations: FileOperations | None = None,
+        processes: Processes = ALONE,
     ) -> Iterator[Workspace]:
         """Open a workspace; a writer holds its lock while the body runs.
 
@@ -99,93 +107,38 @@ class Workspace:
             write: whether anything will be added.
             take_over: as for `writer_lock`.
             operations: the steps of writing.
+            processes: that will work on it, all of which call this.
 
         Raises:
             WorkspaceError: there is none, it is damaged, or another process writes.
         """
         steps = operations or FileOperations()
-        with ExitStack() as stack:
+        store = ArtefactStore(folder / ARTEFACTS, steps)
+
+        def begin() -> Ledger:
             if write:
                 Ledger.open(folder).close()  # no lock file where there is no workspace
                 stack.enter_context(writer_lock(folder, take_over=take_over))
             ledger = stack.enter_context(Ledger.open(folder, write=write, operations=steps))
-            store = ArtefactStore(folder / ARTEFACTS, steps)
             if write:
                 store.remove_temporary()
-            yield cls(folder, ledger, store)
+            return ledger
 
-    @classmethod
-    def create(
-        cls,
-        folder: Path,
-        editor: Editor,
-        source: ModelSource,
-        moments: Path,
-        *,
-        keep_moments: bool = True,
-        prefixes: Prefixes | None = None,
-        guards: GuardSettings | None = None,
-        texts: Sequence[str] = (),
-        operations: FileOperations | None = None,
-    ) -> None:
-        """Make a workspace; the folder is one when the ledger is there, which is written last.
-
-        Args:
-            folder: new or empty, or left by an interrupted attempt.
-            editor: of the unedited model; its config, weights and state are recorded.
-            source: how to load the model again.
-            moments: the folder from which the editor's moments were read.
-            keep_moments: copy them into the workspace; else the folder is named, with hashes.
-            prefixes: those given to the editor, if any.
-            guards: limits for each batch.
-            texts: running text for the perplexity's limit.
-            operations: the steps of writing.
-
-        Raises:
-            WorkspaceError: the folder holds other things or cannot be written.
-            ConfigError: the model does not give a canary's answer.
-        """
-        _require_room(folder)
-        limits = guards or GuardSettings()
-        baseline = Baseline.of(editor.model, limits, texts)
-        steps = operations or FileOperations()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            refuse_writing(folder, error)
-        with writer_lock(folder):
-            store = ArtefactStore(folder / ARTEFACTS, steps)
-            store.remove_temporary()
-            files: dict[str, dict[str, Any]] = {}
-            kept = []
-            for layer in editor.config.edited_layers:
-                path = layer_path(moments, layer)
-                if keep_moments:
-                    sha256, size = store.put(path)
-                    kept.append((sha256, size))
-                else:
-                    sha256, size = file_hash(path), path.stat().st_size
-                file = None if keep_moments else str(path.absolute())
-                files[str(layer)] = {"sha256": sha256, "bytes": size, "file": file}
-            meta = {
-                "model": asdict(
-                    Origin(
-                        **asdict(source),
-                        base=editor.model.identity().weights_hash,
-                        weights=editor.weights_hash,
-                        state=editor.state_hash,
-                    )
-                ),
-                "config": editor.config.model_dump(mode="json"),
-                "moments": files,
-                "prefixes": None if prefixes is None else dict(prefixes),
-                "guards": {"settings": limits.model_dump(mode="json"), **asdict(baseline)},
-                "software": software(editor),
-            }
-            Ledger.create(folder, meta, kept, steps).close()
+            with ExitStack() as stack:
+                yield cls(folder, processes.only_first(begin), store, processes)
+        except LangEditError as error:
+            if processes.all_raise(error):
+                # A launcher stops all at the first that ends: not before the writer has closed.
+                processes.together(lambda: None)
+            raise
+
+    create = staticmethod(create_workspace)
 
     def load_editor(self, model: EditableModel, profiler: Profiler | None = None) -> Editor:
         """An editor with every batch that is in the ledger's model, and nothing else.
+
+        All processes of the workspace call this, each with a model of its own.
 
         Args:
             model: the unedited model, freshly loaded; it is changed in place.
@@ -202,32 +155,40 @@ class Workspace:
 
     def fresh_editor(self, model: EditableModel, profiler: Profiler | None = None) -> Editor:
         """An editor of the unedited model; raises as `load_editor`."""
-        own = model.identity().weights_hash
-        if own != self.base:
-            raise WorkspaceError(
-                f"{self.folder}: expected the model {self.source.source} as it was when the "
-                f"workspace was made (weights {self.base[:12]}), got weights {own[:12]}: give "
-                "that checkpoint"
-            )
-        paths = {layer: path for layer, (path, _, _) in self.moment_files().items()}
-        given = self.prefixes()
-        moments = Moments.load_files({layer: paths[layer] for layer in self.config.edited_layers})
-        editor = Editor(model, None, self.config, moments, given, profiler=profiler)
-        origin = self.ledger.origin()
-        self._require(editor, (origin.weights, origin.state), self.ledger.table("software"))
+        processes = self.processes
+        processes.together(lambda: self._require_base(model))
+        editor = Editor(
+            model,
+            None,
+            self.config,
+            processes.only_first(self._moments),
+            self.prefixes(),
+            profiler=profiler,
+            processes=processes,
+        )
+
+        def check() -> None:
+            origin = self.ledger.origin()
+            self._require(editor, (origin.weights, origin.state), self.ledger.table("software"))
+
+        processes.only_first(check)
         return editor
 
     def restore(self, editor: Editor) -> None:
         """Bring an editor of this workspace to what the ledger says; raises as `load_editor`."""
-        editor.restore(self.reports(self.ledger.history().standing()))
-        count = self.ledger.count()
-        made_with = self.ledger.software(count) if count else {}
-        self._require(editor, self.ledger.head(), made_with)
+        editor.restore(self.reports(self.ask(Ledger.history).standing()))
+
+        def check() -> None:
+            count = self.ledger.count()
+            made_with = self.ledger.software(count) if count else {}
+            self._require(editor, self.ledger.head(), made_with)
+
+        self.processes.only_first(check)
 
     def reports(
         self, standing: Sequence[Standing], known: Mapping[Standing, BatchReport] | None = None
     ) -> list[BatchReport]:
-        """Reports of batches, without the facts that others replaced.
+        """Reports of batches, without the facts that others replaced; all processes call this.
 
         Args:
             standing: the batches, in order. One that has no fact left is left out.
@@ -239,25 +200,35 @@ class Workspace:
         return [(known or {}).get(item) or self.report(item) for item in self.present(standing)]
 
     def present(self, standing: Sequence[Standing]) -> list[Standing]:
-        """The batches that have a fact left: those whose reports an editor holds, in order."""
+        """The batches that have a fact left: those whose reports an editor holds, in order.
+
+        All processes call this.
+        """
+        partial = [item.batch for item in standing if item.dropped]
+        sizes = (
+            self.ask(lambda ledger: {batch: ledger.size(batch) for batch in partial})
+            if partial
+            else {}
+        )
         return [
-            item
-            for item in standing
-            if not item.dropped or len(item.dropped) < self.ledger.size(item.batch)
+            item for item in standing if not item.dropped or len(item.dropped) < sizes[item.batch]
         ]
 
     def report(self, item: Standing) -> BatchReport:
         """The report of one batch; raises as `reports`."""
-        report = read_report(
-            self.artefact(item.batch),
-            self.ledger.figures(item.batch),
-            [row.fact for row in self.ledger.facts(item.batch)],
-            self.base,
+        batch = item.batch
+        content, figures, rows = self.processes.first(
+            lambda: (self.artefact(batch), self.ledger.figures(batch), self.ledger.facts(batch))
         )
-        return without_facts(report, item.dropped) if item.dropped else report
+
+        def make() -> BatchReport:
+            report = read_report(content, figures, [row.fact for row in rows], self.base)
+            return without_facts(report, item.dropped) if item.dropped else report
+
+        return self.processes.together(make)
 
     def artefact(self, batch: int) -> bytes:
-        """The file of a batch's tensors.
+        """The file of a batch's tensors; for the first process only.
 
         Raises:
             WorkspaceError: it is missing or damaged, or the event is no batch in the model's past.
@@ -268,15 +239,12 @@ class Workspace:
         return self.store.read(event.artefact)
 
     def prefixes(self) -> Prefixes | None:
-        """The prefixes given when the workspace was made, if any."""
-        if self.ledger.meta("prefixes") is None:
-            return None
-        said = self.ledger.table("prefixes")
-        with reading(self.ledger.path):
-            return Prefixes(said)
+        """The prefixes given when the workspace was made, if any; all processes call this."""
+        said = self.ask(_read_prefixes)
+        return None if said is None else Prefixes(said)
 
     def moment_files(self) -> dict[int, tuple[Path, str, int]]:
-        """Layer -> file of its second moment, its SHA-256 and its size.
+        """Layer -> file of its second moment, its SHA-256 and its size; for the first process only.
 
         Raises:
             WorkspaceError: the ledger says nothing sensible about them, or one is missing.
@@ -297,6 +265,19 @@ class Workspace:
                 )
             found[layer] = (path, sha256, sizes[layer])
         return found
+
+    def _moments(self) -> Moments:
+        paths = {layer: path for layer, (path, _, _) in self.moment_files().items()}
+        return Moments.load_files({layer: paths[layer] for layer in self.config.edited_layers})
+
+    def _require_base(self, model: EditableModel) -> None:
+        own = model.identity().weights_hash
+        if own != self.base:
+            raise WorkspaceError(
+                f"{self.folder}: expected the model {self.source.source} as it was when the "
+                f"workspace was made (weights {self.base[:12]}), got weights {own[:12]}: give "
+                "that checkpoint"
+            )
 
     def _require(
         self, editor: Editor, recorded: tuple[str, str], made_with: Mapping[str, Any]
@@ -320,28 +301,21 @@ class Workspace:
         )
 
 
-def software(editor: Editor) -> dict[str, Any]:
-    """What decides how sums are rounded."""
-    names = {name: version(name) for name in ("langedit", "torch", "transformers")}
-    return {
-        **names,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "device": str(editor.model.device),
-        "seed": editor.config.seed,
-    }
-
-
-def _require_room(folder: Path) -> None:
-    """Take a new or empty folder, or what an interrupted `create` left of one."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise WorkspaceError(f"{folder}: expected a folder, got a link or a file: choose another")
-    if not folder.is_dir():
-        return
-    others = sorted(path.name for path in folder.iterdir() if path.name not in _OWN)
-    if others:
-        raise WorkspaceError(
-            f"{folder}: expected a new or empty folder, got one with {others[0]!r} in it: choose "
-            "another"
+def _read_settings(ledger: Ledger) -> tuple[GuardSettings, Baseline, EditConfig]:
+    """What the ledger says about guard rails and edits."""
+    guards = ledger.table("guards")
+    with reading(ledger.path):
+        texts = tuple(map(str, guards["texts"]))
+        return (
+            GuardSettings.of(guards["settings"]),
+            Baseline(texts=texts, perplexity=guards["perplexity"]),
+            EditConfig(**ledger.table("config")),
         )
+
+
+def _read_prefixes(ledger: Ledger) -> dict[str, tuple[str, ...]] | None:
+    if ledger.meta("prefixes") is None:
+        return None
+    said = ledger.table("prefixes")
+    with reading(ledger.path):
+        return dict(Prefixes(said))
