@@ -16,9 +16,13 @@ from benchmarks.baseline import DenseLayer
 from benchmarks.held import held_bytes
 from benchmarks.world import SimulatedKeys
 from langedit.editing import EditConfig
+from langedit.editing.independence import KnownKeys, output_change, output_size
 from langedit.editing.methods import ClosedForm, LayerState, find_method
 from langedit.errors import NumericalError
 from langedit.linalg import NullSpaceProjector, SecondMoment, Spectrum, null_fraction
+
+Asked = tuple[Tensor, Tensor]
+"""Keys (n, d_in) and residuals (n, d_out) of a batch."""
 
 RIDGE, NULL_SHARE, CORPUS_WEIGHT = 0.1, 0.6, 10.0
 LARGEST_DENSE = 4096
@@ -54,7 +58,8 @@ def run_stream(
     theirs, distances, held = [], [], []
     for number in range(batches):
         rows, residuals = keys.draw(facts), torch.randn(facts, d_out)
-        updates = {name: stream.edit(rows, residuals) for name, stream in ours.items()}
+        # Each on keys of its own: what is remembered of these very rows would be no work.
+        updates = {name: s.edit(rows.clone(), residuals) for name, s in ours.items()}
         seconds, other = _dense_step(dense, rows, residuals, weight)
         theirs.append(seconds)
         distances.append(float((updates["langedit"] - other).norm() / other.norm()))
@@ -99,6 +104,7 @@ class Stream:
         state: what it remembers.
         base: (d_out, d_in) weight before the first batch.
         weight: weight so far.
+        sizes: of the outputs of the keys so far.
         opening: seconds of making the state from a decomposed moment.
         earlier: the state before the last batch, which an editor keeps for `undo`.
         seconds: of each batch.
@@ -109,6 +115,7 @@ class Stream:
     base: Tensor
     weight: Tensor
     opening: float
+    sizes: Tensor = field(default_factory=lambda: torch.zeros(0))
     earlier: LayerState | None = None
     seconds: list[float] = field(default_factory=list)
 
@@ -124,12 +131,13 @@ class Stream:
 
     def edit(self, rows: Tensor, residuals: Tensor) -> Tensor:
         """Edit one batch, and return its dense update."""
+        before, asked = self.weight, (rows, residuals)
         begun = perf_counter()
-        update, state = _batch(self.method, self.state, rows, residuals)
-        weight = self.weight + update
+        weight, state, sizes = _batch(self.method, self.state, self.sizes, before, asked)
         self.seconds.append(perf_counter() - begun)
-        self.earlier, self.state, self.weight = self.state.sharing(state), state, weight
-        return update
+        self.earlier, self.state = self.state.sharing(state), state
+        self.weight, self.sizes = weight, sizes
+        return weight - before
 
     def held_bytes(self) -> int:
         """Bytes of what is remembered, now and before the last batch, and of both weights."""
@@ -164,8 +172,9 @@ def run_edits(
     keys, residuals, method = SimulatedKeys(d_in), torch.randn(facts, d_in // 4), _method()
     start, seconds = d_in // 8, []
     for count in counts:
-        state, rows = _state(keys.projector(start + count)), keys.draw(facts)
-        seconds.append(_least(lambda s=state, r=rows: _batch(method, s, r, residuals)))
+        rows, history = keys.draw(facts), torch.randn(count, d_in)
+        state = _state(method, keys.projector(start + count), history)
+        seconds.append(_seconds(method, state, (rows, residuals)))
         print(f"  {count} edits: {seconds[-1]:.2f} s", flush=True)
     ranks = [start + count for count in counts]
     return {
@@ -184,13 +193,16 @@ def run_widths(
     facts: int = 100,
     widths: Sequence[int] = (1024, 2048, 4096, 8192, 16384),
 ) -> dict[str, Any]:
-    """Seconds of one batch at widths of 1k to 16k, half of the directions forbidden."""
+    """Seconds of one batch at widths of 1k to 16k, half of the directions forbidden.
+
+    Of these half by earlier edits, so that a quarter of the width is the number of past keys.
+    """
     seconds, method = [], _method()
     for d_in in widths:
         keys = SimulatedKeys(d_in)
-        state, rows = _state(keys.projector(d_in // 2)), keys.draw(facts)
-        residuals = torch.randn(facts, 1024)
-        seconds.append(_least(lambda s=state, r=rows, t=residuals: _batch(method, s, r, t)))
+        rows, residuals = keys.draw(facts), torch.randn(facts, 1024)
+        state = _state(method, keys.projector(d_in // 2), torch.randn(d_in // 4, d_in))
+        seconds.append(_seconds(method, state, (rows, residuals)))
         print(f"  width {d_in}: {seconds[-1]:.3f} s", flush=True)
     decompositions, dense = {}, {}
     for d_in in (width for width in widths if width <= LARGEST_DENSE):
@@ -215,12 +227,13 @@ def run_widths(
 def run_sizes(
     _folder: Path, *, d_in: int = 4096, sizes: Sequence[int] = (1, 10, 25, 50, 100, 200, 400, 800)
 ) -> dict[str, Any]:
-    """Seconds of one batch of 1 to 800 facts, half of the directions forbidden."""
+    """Seconds of one batch of 1 to 800 facts, half of the directions forbidden as for widths."""
     keys, method = SimulatedKeys(d_in), _method()
-    state, seconds = _state(keys.projector(d_in // 2)), []
+    state = _state(method, keys.projector(d_in // 2), torch.randn(d_in // 4, d_in))
+    seconds = []
     for facts in sizes:
         rows, residuals = keys.draw(facts), torch.randn(facts, 1024)
-        seconds.append(_least(lambda r=rows, t=residuals: _batch(method, state, r, t)))
+        seconds.append(_seconds(method, state, (rows, residuals)))
     moment, dense = keys.moment(1), {}
     for facts in (sizes[0], sizes[-1]):
         rows, residuals = keys.draw(facts), torch.randn(facts, 1024)
@@ -254,19 +267,43 @@ def _method(corpus_weight: float = 0.0) -> ClosedForm:
     return method
 
 
-def _state(projector: NullSpaceProjector) -> LayerState:
-    """Remembers a projector, and no keys: they would only be copied."""
-    return LayerState(history=torch.zeros(0, projector.d_in), projector=projector, ridge=RIDGE)
+def _state(method: ClosedForm, projector: NullSpaceProjector, history: Tensor) -> LayerState:
+    """As after some batches: bases and keys have room for those of one more."""
+    state = LayerState(history=history, projector=projector, ridge=RIDGE)
+    return method.advance(state, torch.randn(1, projector.d_in))
 
 
 def _batch(
-    method: ClosedForm, state: LayerState, rows: Tensor, residuals: Tensor
-) -> tuple[Tensor, LayerState]:
-    """All that a batch asks of one layer, up to the dense update in float32."""
-    update = method.solve(state, rows, residuals).to(dtype=torch.float32).dense()
+    method: ClosedForm, state: LayerState, sizes: Tensor, weight: Tensor, asked: Asked
+) -> tuple[Tensor, LayerState, Tensor]:
+    """All that an editor asks of one layer in a batch, measurements of earlier keys included.
+
+    Args:
+        method: orthogonal LangEdit.
+        state: what it remembers.
+        sizes: (m,) sizes of the outputs of the keys so far.
+        weight: (d_out, d_in) before the batch.
+        asked: keys and residuals.
+
+    Returns:
+        The weight, the state and the sizes after the batch.
+    """
+    update = method.solve(state, *asked).to(dtype=torch.float32)
+    after = weight + update.dense()
+    advanced = method.advance(state, asked[0])
     assert state.projector is not None
-    null_fraction(state.projector, rows)
-    return update, method.advance(state, rows)
+    null_fraction(state.projector, asked[0])
+    output_change(update, KnownKeys(keys=state.history, sizes=sizes))
+    return after, advanced, torch.cat([sizes, output_size(after, asked[0])])
+
+
+def _seconds(method: ClosedForm, state: LayerState, asked: Asked) -> float:
+    """Least seconds of a batch after others, on keys that were not seen before."""
+    rows, residuals = asked
+    weight, sizes = torch.zeros(residuals.shape[1], rows.shape[1]), torch.ones(len(state.history))
+    return _least(
+        lambda: _batch(method, state, sizes, weight, (rows.clone(), residuals))  # no memory of them
+    )
 
 
 def _dense_batch(moment: SecondMoment, rows: Tensor, residuals: Tensor) -> float:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from langedit.editing.batch import BatchEdit, BatchJob, solve_device, sum_updates
 from langedit.editing.config import EditConfig
 from langedit.editing.export import make_record, save_edited
+from langedit.editing.independence import KnownKeys
 from langedit.editing.measure import measure_batch
 from langedit.editing.methods import LayerState, find_method
 from langedit.editing.moments import Moments
@@ -108,8 +109,11 @@ class Editor:
         )
         self._state = self._start
         self._prefixes_given = prefixes is not None
-        self._samples = {layer: moments.layers[layer].sample for layer in states or ()}
         self._base = {layer: self.model.read_weight(layer) for layer in config.edited_layers}
+        self._samples = {
+            layer: KnownKeys.of(self._base[layer], moments.layers[layer].sample)
+            for layer in states or ()
+        }
         self._weights = dict(self._base)
         self._reports: tuple[BatchReport, ...] = ()
         self._earlier: tuple[EditorState, str] | None = None
@@ -239,7 +243,8 @@ class Editor:
             prefixes, job, rows = self._prepare(batch, target_hidden)
             edit = self._method.edit(job)
             used = {fact.language: prefixes.of(fact.language) for fact in batch}
-            state = self._state.after(edit.states, row_languages(batch, rows), used)
+            weights = {layer: own.after for layer, own in edit.layers.items()}
+            state = self._state.after(edit.states, row_languages(batch, rows), used, weights)
             with timed(job.seconds, "report", self._profiler):
                 report = self._measured(batch, rows, edit, state)
         except BaseException:
@@ -247,7 +252,7 @@ class Editor:
             raise
         self._earlier = self._state.sharing(state), digest
         self._start, self._state = self._start.sharing(state), state
-        self._weights = {layer: own.after for layer, own in edit.layers.items()}
+        self._weights = weights
         report = replace(report, seconds=job.seconds)
         self._reports = (*self._reports, report)
         return report
@@ -311,11 +316,11 @@ class Editor:
             state, weights = self._state, self._weights
         more = reports[len(present) :] if goes_on else reports
         for report in more:
-            state = self._remembered(state, report)
-        weights = {
-            layer: sum_updates(weight, [report.updates[layer] for report in more])
-            for layer, weight in weights.items()
-        }
+            weights = {
+                layer: sum_updates(weight, [report.updates[layer]])
+                for layer, weight in weights.items()
+            }
+            state = self._remembered(state, report, weights)
         try:
             self.processes.together(lambda: self._write(weights))
         except BaseException:
@@ -398,8 +403,10 @@ class Editor:
             targets=edit.targets,
         )
 
-    def _remembered(self, state: EditorState, report: BatchReport) -> EditorState:
-        """The state after a batch that was edited before."""
+    def _remembered(
+        self, state: EditorState, report: BatchReport, weights: Mapping[int, Tensor]
+    ) -> EditorState:
+        """The state after a batch that was edited before and left these weights."""
         layers = self.processes.only_first(
             lambda: {
                 layer: self._method.remember(
@@ -411,7 +418,8 @@ class Editor:
                 for layer, base in self._base.items()
             }
         )
-        return state.after(layers or {}, row_languages(report.facts, report.rows), report.prefixes)
+        languages = row_languages(report.facts, report.rows)
+        return state.after(layers or {}, languages, report.prefixes, weights)
 
     def _prefixes_for(self, facts: Sequence[Fact]) -> Prefixes:
         """The prefixes so far, and those of languages that come for the first time."""

@@ -15,6 +15,9 @@ from langedit.linalg import Update
 class Change:
     """`|dW k| / |W k|` over some keys: 0 where an update is not felt, 1 where it is as large as W.
 
+    W is the weight that the key's own batch left, for a corpus key the unedited one: what was
+    there then is what must not move.
+
     Attributes:
         keys: how many keys.
         largest: the largest ratio.
@@ -26,22 +29,40 @@ class Change:
     median: float
 
 
-def output_change(weight: Tensor, update: Update, keys: Tensor) -> Tensor:
-    """`|dW k| / |W k|` of every key, (m,) float64.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KnownKeys:
+    """Keys whose outputs a batch should leave alone.
 
-    Args:
-        weight: (d_out, d_in) as it was before the batch.
-        update: what the batch adds to it.
+    Attributes:
         keys: (m, d_in).
+        sizes: (m,) their `|W k|`, in the W that a change is relative to.
+    """
+
+    keys: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, keys: Tensor) -> KnownKeys:
+        """Relative to a weight (d_out, d_in)."""
+        return cls(keys=keys, sizes=output_size(weight, keys))
+
+
+def output_size(weight: Tensor, keys: Tensor) -> Tensor:
+    """`|W k|` of every key (m, d_in): (m,), on the CPU."""
+    sizes: Tensor = torch.linalg.vector_norm(keys.to(weight) @ weight.T, dim=1)
+    return sizes.cpu()
+
+
+def output_change(update: Update, known: KnownKeys) -> Tensor:
+    """`|dW k| / |W k|` of every key, (m,) float64.
 
     A key that W maps to zero counts as 0 if the update does too, else as infinite.
     """
     # The update as it is kept, and in float64: the ratio is its own, not that of this measurement.
     moved = torch.linalg.vector_norm(
-        update.to(dtype=torch.float64).apply_to_keys(keys.to(update.device)), dim=1
+        update.to(dtype=torch.float64).apply_to_keys(known.keys.to(update.device)), dim=1
     )
-    before = torch.linalg.vector_norm(keys.to(weight) @ weight.T, dim=1).to(moved)
-    return torch.where(moved > 0, moved / before, 0.0)
+    return torch.where(moved > 0, moved / known.sizes.to(moved), 0.0)
 
 
 def summarise(ratios: Tensor) -> Change | None:

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from langedit.editing.batch import BatchEdit
-from langedit.editing.independence import change_by_language, output_change, summarise
+from langedit.editing.independence import (
+    KnownKeys,
+    change_by_language,
+    output_change,
+    summarise,
+)
 from langedit.editing.methods import LayerState
 from langedit.editing.report import BatchReport, RankUse, UpdateNorm
 from langedit.editing.state import EditorState
@@ -22,7 +27,7 @@ def measure_batch(
     edit: BatchEdit,
     before: EditorState,
     after: EditorState,
-    samples: Mapping[int, Tensor],
+    samples: Mapping[int, KnownKeys],
 ) -> BatchReport:
     """The report of a batch, without times.
 
@@ -32,15 +37,16 @@ def measure_batch(
         edit: what was done.
         before: state before the batch.
         after: state after it.
-        samples: layer -> (m, d_in) keys of the corpus.
+        samples: layer -> keys of the corpus.
     """
     independence, corpus, ranks, norms = {}, {}, {}, {}
     for layer, own in edit.layers.items():
         past = before.layers[layer].history
         if len(past):
-            ratios = output_change(own.before, own.update, past)
+            known = KnownKeys(keys=past, sizes=before.sizes[layer])
+            ratios = output_change(own.update, known)
             independence[layer] = change_by_language(ratios, before.languages)
-        corpus[layer] = summarise(output_change(own.before, own.update, samples[layer]))
+        corpus[layer] = summarise(output_change(own.update, samples[layer]))
         ranks[layer] = _rank_use(before.layers[layer], after.layers[layer], own.keys)
         norms[layer] = UpdateNorm(
             update=own.update.norm(), weight=float(torch.linalg.vector_norm(own.before))

@@ -62,9 +62,9 @@ class BatchReport:
         targets: the optimisation of the targets; `None` if they were given, or there are none.
         losses: mean loss of the batch at each step of methods that train weights, else empty.
         independence: layer -> language of past edits -> |dW k| / |W k| over the keys of all past
-            edits, with W as it was before the batch. Empty for the first batch.
-        corpus_change: layer -> the same over the corpus keys sampled in the moments; `None` if no
-            keys were sampled.
+            edits, with W as the key's own batch left it. Empty for the first batch.
+        corpus_change: layer -> the same over the corpus keys sampled in the moments, with W
+            unedited; `None` if no keys were sampled.
         ranks: layer -> rank use; `None` for methods without a projector.
         norms: layer -> norms of update and weight.
         seconds: stage -> wall-clock seconds.

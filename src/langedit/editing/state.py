@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from langedit.editing.independence import output_size
 from langedit.editing.methods import LayerState
 from langedit.editing.prefixes import Prefixes
 from langedit.models import EditableModel
@@ -21,6 +22,8 @@ class EditorState:
     Attributes:
         layers: layer -> what the method remembers.
         languages: language of every edit so far, aligned with the rows of the layers' histories.
+        sizes: layer -> (m,) `|W k|` of the key of every edit so far, in the weight that its own
+            batch left. Measurements read them; no edit does, so that the digest leaves them out.
         prefixes: context prefixes given, or used so far.
         digest: SHA-256 that covers all of this: of the state before, and of what the last batch
             added to it. Two states with equal digests edit the next batch alike.
@@ -28,6 +31,7 @@ class EditorState:
 
     layers: Mapping[int, LayerState]
     languages: tuple[str, ...]
+    sizes: Mapping[int, Tensor]
     prefixes: Prefixes
     digest: str
 
@@ -39,13 +43,17 @@ class EditorState:
             digest.update(f"layer {layer} ridge {state.ridge!r}".encode())
             for tensor in _tensors(state):
                 digest.update(_bytes(tensor))
-        return cls(layers=layers, languages=(), prefixes=prefixes, digest=digest.hexdigest())
+        sizes = {layer: torch.zeros(0) for layer in layers}
+        return cls(
+            layers=layers, languages=(), sizes=sizes, prefixes=prefixes, digest=digest.hexdigest()
+        )
 
     def after(
         self,
         layers: Mapping[int, LayerState],
         languages: Sequence[str],
         prefixes: Mapping[str, tuple[str, ...]],
+        weights: Mapping[int, Tensor],
     ) -> EditorState:
         """The state after a batch.
 
@@ -53,6 +61,7 @@ class EditorState:
             layers: layer -> what the method remembers from now on.
             languages: language of each row that the batch added to the histories.
             prefixes: those of the batch's languages.
+            weights: layer -> (d_out, d_in) that the batch left.
         """
         known = self.prefixes
         if any(known.get(language) != texts for language, texts in prefixes.items()):
@@ -60,6 +69,7 @@ class EditorState:
         return EditorState(
             layers=layers,
             languages=(*self.languages, *languages),
+            sizes={layer: self._sizes(layer, own, weights[layer]) for layer, own in layers.items()},
             prefixes=known,
             digest=self._next_digest(layers, languages, prefixes),
         )
@@ -68,6 +78,10 @@ class EditorState:
         """The same, with its tensors kept as the beginnings of those of a state made of it."""
         layers = {layer: own.sharing(later.layers[layer]) for layer, own in self.layers.items()}
         return replace(self, layers=layers)
+
+    def _sizes(self, layer: int, after: LayerState, weight: Tensor) -> Tensor:
+        known = self.sizes[layer]
+        return torch.cat([known, output_size(weight, after.history[len(known) :])])
 
     def _next_digest(
         self,
