@@ -11,6 +11,7 @@ from torch import Tensor
 
 from langedit.calibration.effects import ROLES, average_effects, known_facts, role_places
 from langedit.calibration.tracing import SITES, Traces, embedding_deviation, trace
+from langedit.errors import NumericalError
 from langedit.facts import Fact
 from langedit.models import encode_prompt
 from langedit.models.hooks import hidden_of
@@ -224,3 +225,21 @@ def test_a_fact_is_known_when_its_old_answer_is_the_confident_one(monkeypatch):
     assert known_facts(model, [wrong]) == []
     monkeypatch.setattr("langedit.calibration.effects.CONFIDENCE", 1.0)
     assert known_facts(model, [fact]) == []
+
+
+def spoiled(model):
+    """The model overflows at one token only, which the second prompt has."""
+    with torch.no_grad():
+        prompt = prompts_of(model)[1]
+        model.model.get_input_embeddings().weight[prompt.ids[-1]] = math.inf
+    return model
+
+
+def test_a_prompt_without_probabilities_is_named_and_not_averaged():
+    model = spoiled(tiny_editable())
+    prompts = prompts_of(model)[:2]
+    with pytest.raises(NumericalError, match=r"next token after 'Die Hauptstadt von Österreich"):
+        traced(model, prompts, every_token(prompts))
+    facts = [Fact("de", template, subject, "x") for template, subject in TEXTS[:2]]
+    with pytest.raises(NumericalError, match=r"next token after 'Die Hauptstadt von Österreich"):
+        known_facts(model, facts)

@@ -114,6 +114,24 @@ def test_a_batch_of_awkward_facts_can_be_edited_and_undone():
     assert torch.equal(model.read_weight(1), before)
 
 
+def test_the_longest_and_ordinary_facts_are_edited_together_and_take():
+    model = editable()
+    strong = settings(method="memit", value_lr=0.5, value_steps=20, moment_weight=0.01)
+    editor = Editor(model, None, strong, random_moments(model), PREFIXES)
+    facts = [CASES[name] for name in ("long in every way", "digits", "mixed scripts")]
+    items = [encode_answer(model, f.language, f.text, f.target) for f in facts]
+    before, weight = forced_answers(model, items), model.read_weight(1)
+    report = editor.apply(facts)
+    assert len(report.keys[1]) == 3
+    for fact, item, was, now in zip(
+        facts, items, before, forced_answers(model, items), strict=True
+    ):
+        gain = sum(now.log_probabilities) - sum(was.log_probabilities)
+        assert gain > 0.2 * len(item[1]), fact.target  # nats a token of the target
+    editor.undo()
+    assert torch.equal(model.read_weight(1), weight)
+
+
 def test_a_fact_that_is_longer_than_the_context_is_named():
     model = tiny_editable()  # 256 positions
     with pytest.raises(TokenError, match=r"too-long: expected at most 256 tokens.*shorten"):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from langedit.editing.batching import micro_batches
 from langedit.editing.forwards import replace_forwards
 from langedit.editing.passes import begin_after, begin_at
+from langedit.evaluation.forced import no_numbers
 from langedit.models import EditableModel, EncodedPrompt, PaddedBatch, Recorder, pad_batch
 from langedit.models.hooks import replace_output
 
@@ -80,6 +81,9 @@ def trace(
             are.
         seed: of the draws.
         max_tokens: padded tokens in one forward pass, unless one prompt alone takes more.
+
+    Raises:
+        NumericalError: a pass, corrupted or not, gives no probabilities.
     """
     count, layers = len(places[0]), model.structure.n_layers
     lengths = [len(prompt.ids) for prompt in prompts]
@@ -196,10 +200,20 @@ def _probabilities(
 
 
 def last_logits(model: EditableModel, batch: PaddedBatch) -> Tensor:
-    """(n, vocabulary) float32 on the CPU, after the last token of each row; padded on the right."""
+    """(n, vocabulary) float32 on the CPU, after the last token of each row; padded on the right.
+
+    Raises:
+        NumericalError: they give no probabilities; the message says after which text. An average
+            would hide that.
+    """
     rows = torch.arange(len(batch.ids))
     with torch.no_grad():
-        return model.logits_at(batch, rows, batch.mask.sum(dim=1) - 1).float().cpu()
+        logits = model.logits_at(batch, rows, batch.mask.sum(dim=1) - 1).float().cpu()
+    bad = (~logits.logsumexp(dim=1).isfinite()).nonzero().flatten().tolist()
+    if bad:
+        ids = batch.ids[bad[0]][batch.mask[bad[0]].bool()]
+        raise no_numbers(model, "the next token", ids.tolist())
+    return logits
 
 
 @contextmanager
