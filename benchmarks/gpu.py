@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from langedit.editing import EditConfig, EditRequest
 from langedit.editing.batch import BatchJob
 from langedit.editing.methods import LayerState, find_method
 from langedit.editing.planning import Workload, plan_memory, shaped_model
+from langedit.errors import LangEditError
 from langedit.linalg import NullSpaceProjector, Spectrum
 from langedit.models import EditableModel, EncodedPrompt, find_structure
 from langedit.profiler import Profiler
@@ -118,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"--only: expected some of {', '.join(shapes)}, got {', '.join(unknown)}")
     end, found = perf_counter() + options.budget, {}
+    failed: list[str] = []
     for name in wanted:
         left = end - perf_counter()
         longest = max((own["total_seconds"] for own in found.values()), default=0.0)
@@ -129,6 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except TimeoutError as late:
             print(f"{name}: ended after {late}, the {options.budget:.0f} s are over")
             continue
+        except (RuntimeError, LangEditError) as error:  # what was measured before must not be lost
+            print(f"{name}: failed, {type(error).__name__}: {error}")
+            failed.append(name)
+            continue
         finally:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -138,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(_table(found))
     if options.output is not None:
         options.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def measure(shape: Any, sizes: Sizes, device: torch.device, end: float) -> dict[str, Any]:
@@ -321,7 +330,7 @@ def _table(found: dict[str, Any]) -> str:
     heads = (
         "shape",
         "device",
-        "s a batch",
+        "s a batch, without its report",
         "targets, s",
         "targets, % of bf16 peak",
         "linear algebra, s",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from langedit.profiler import Profiler, StageCost, timed
+from langedit.profiler import Profiler, StageCost, peak_of, timed
 
 
 def test_products_and_decompositions_are_counted() -> None:
@@ -27,10 +27,29 @@ def test_products_and_decompositions_are_counted() -> None:
             lambda: torch.linalg.solve_triangular(square, b.double(), upper=True),
             5 * 15,
         ),
+        ("in place", lambda: torch.zeros(7, 3).addmm_(a, b), 2 * 7 * 5 * 3),
+        ("vector", lambda: a.mv(b[:, 0]), 2 * 7 * 5),
+        ("factored", lambda: torch.cholesky_solve(b.double(), square), 2 * 5 * 15),
     ):
         with profiler.stage(name):
             run()
         assert profiler.costs[name].flops == expected, name
+
+
+@pytest.mark.parametrize(
+    ("card", "rate"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", None),
+        ("NVIDIA RTX A1000", None),
+    ],
+)
+def test_a_card_has_the_peak_of_its_own_name(card: str, rate: float | None) -> None:
+    assert peak_of(card) == rate
 
 
 def test_gradients_and_attention_are_counted() -> None:

@@ -16,8 +16,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-# Dense bfloat16 products with float32 sums, operations a second, from the makers' data sheets.
-_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+# Dense bfloat16 products with float32 sums, operations a second, from the makers' data sheets, by
+# the words of a card's name; the first that has all of its words counts.
+_PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +101,7 @@ class Profiler:
         """Operations a second that the device can do in bfloat16, where that is known."""
         if self.device.type != "cuda":
             return None
-        name = torch.cuda.get_device_name(self.device)
-        return next((rate for key, rate in _PEAKS.items() if key in name), None)
+        return peak_of(torch.cuda.get_device_name(self.device))
 
     def share_of_peak(self, cost: StageCost) -> float | None:
         """The part of the device's peak rate that a stage reached, where it is known."""
@@ -117,6 +125,12 @@ class Profiler:
     def _settle(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def peak_of(card: str) -> float | None:
+    """Operations a second in bfloat16 of a card by its name, where they are known."""
+    words = set(card.replace("-", " ").split())
+    return next((rate for name, rate in _PEAKS.items() if words.issuperset(name.split())), None)
 
 
 @contextmanager
@@ -156,13 +170,19 @@ class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         given = dict(kwargs or {})
         out = func(*args, **given)
-        packet = func._overloadpacket
+        packet = _out_of_place(func._overloadpacket)
         if packet in flop_registry:
             self.flops += int(flop_registry[packet](*args, **given, out_val=out))
         else:
             count = _OWN.get(str(packet))
             self.flops += 0 if count is None else int(count(*args))
         return out
+
+
+def _out_of_place(packet: Any) -> Any:
+    """Of an operation that writes into a tensor, the one that makes another: as much work."""
+    name = str(packet).removeprefix("aten.")
+    return getattr(torch.ops.aten, name.removesuffix("_"), packet) if name.endswith("_") else packet
 
 
 # Golub and Van Loan, Matrix Computations, 4th edition: 3.1, 3.2, 4.2, 5.2, 8.3, 8.6.
@@ -195,6 +215,14 @@ def _solve(matrix: Tensor, values: Tensor, *_: Any) -> float:
     return 2 * matrix.shape[-1] ** 3 / 3 + 2 * matrix.shape[-1] * values.numel()
 
 
+def _cholesky_solve(values: Tensor, matrix: Tensor, *_: Any) -> float:
+    return 2 * matrix.shape[-1] * values.numel()
+
+
+def _product(matrix: Tensor, *_: Any) -> float:
+    return 2 * matrix.numel()
+
+
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> float:
     shapes = [tensor.shape for tensor in (query, key, value)]
     return float(sdpa_flop_count(*shapes))  # type: ignore[no-untyped-call]
@@ -212,6 +240,8 @@ _OWN: Mapping[str, Callable[..., float]] = {
     "aten.linalg_cholesky_ex": _cholesky,
     "aten.linalg_solve_triangular": _triangular,
     "aten._linalg_solve_ex": _solve,
+    "aten.cholesky_solve": _cholesky_solve,
+    "aten.mv": _product,
     "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
     "aten._scaled_dot_product_flash_attention_for_cpu_backward": _attention_back,
 }

@@ -159,6 +159,17 @@ def test_the_gpu_script_on_a_tiny_model(tmp_path, capsys) -> None:
     assert found["planned_peak_bytes"] > 0
 
 
+def test_a_shape_that_fails_leaves_what_was_measured(tmp_path, capsys, monkeypatch) -> None:
+    def scarce(*_args: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu, "measure", scarce)
+    with pytest.raises(SystemExit, match="failed: tiny"):
+        gpu.main(["--tiny", "--output", str(tmp_path / "found.json")])
+    assert "tiny: failed, OutOfMemoryError: CUDA out of memory" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text()) == {}
+
+
 def test_the_gpu_script_names_shapes_and_keeps_to_its_time(capsys) -> None:
     with pytest.raises(SystemExit):
         gpu.main(["--tiny", "--only", "typo"])

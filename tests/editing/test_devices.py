@@ -17,7 +17,9 @@ from tiny import SENTENCES, tiny_editable
 from torch import Tensor
 
 from langedit.editing import Editor, collect_moments
+from langedit.editing.angles import AngleGoal
 from langedit.evaluation import FactScore, perplexity, score_facts
+from langedit.linalg import Spectrum
 from langedit.models import EditableModel
 
 CORPUS = [("en", text) for text in SENTENCES]
@@ -121,3 +123,22 @@ def test_the_devices_do_refuse_to_mix() -> None:
         for other in (there, torch.ones(2)):
             with pytest.raises(MixedDevices):
                 here + other
+
+
+def test_null_spaces_of_halves_are_found_where_the_layer_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places: list[str] = []
+    decompose = Spectrum.of.__func__
+
+    def watch(cls: type[Spectrum], mean: Tensor) -> Spectrum:
+        places.append(str(mean.device))
+        return decompose(cls, mean)
+
+    monkeypatch.setattr(Spectrum, "of", classmethod(watch))
+    goal = AngleGoal(degrees=0.01, null_share=0.5)
+    with pretend_devices():
+        model = tiny_editable("llama")
+        model.model.to("lazy:0")
+        collect_moments(model, CORPUS * 30, [1], until=goal)
+    assert set(places) == {"lazy:0"}

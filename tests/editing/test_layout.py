@@ -125,3 +125,14 @@ def test_some_rows_hold_their_sequences(family: str) -> None:
         assert torch.equal(part.mask, whole.mask[own])
         if whole.attends is not None:
             assert torch.equal(part.attends, whole.attends[own])
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_long_sequence_widens_no_rows_but_its_own(share: bool) -> None:
+    texts = [tuple(range(3 + i, 13 + i)) for i in range(30)]
+    sequences = [*texts[:15], tuple(range(80)), *texts[15:]]
+    layouts = lay_out(tiny_editable("llama"), sequences, 40, share=share)
+    wide = [layout for layout in layouts if layout.ids.numel() > 40]
+    assert [layout.members for layout in wide] == [(15,)]
+    found = {member: ids for layout in layouts for member, ids in tokens_of(layout).items()}
+    assert found == {i: list(ids) for i, ids in enumerate(sequences)}

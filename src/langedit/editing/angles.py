@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from langedit.errors import ConfigError
 from langedit.linalg import NullSpaceAngle, NullSpaceProjector, SecondMoment, principal_angles
 from langedit.parallel import ALONE, Processes
@@ -50,11 +52,16 @@ class AngleGoal:
                 f"space is, got {self.null_share} and {self.null_threshold}"
             )
 
-    def measure(self, first: SecondMoment, second: SecondMoment) -> NullSpaceAngle:
-        """The angles between the null spaces of two halves."""
+    def measure(
+        self, first: SecondMoment, second: SecondMoment, device: torch.device | None = None
+    ) -> NullSpaceAngle:
+        """The angles between the null spaces of two halves, found on a device, else where they are.
+
+        One of the matrices is there at a time.
+        """
         projectors = [
             NullSpaceProjector.from_moment(
-                moment, threshold=self.null_threshold, null_share=self.null_share
+                moment.to(device), threshold=self.null_threshold, null_share=self.null_share
             )
             for moment in (first, second)
         ]
@@ -71,8 +78,16 @@ class AngleGoal:
 class AngleWatch:
     """Looks now and then, at sample sizes that grow by half each time."""
 
-    def __init__(self, goal: AngleGoal, width: int) -> None:
+    def __init__(self, goal: AngleGoal, width: int, devices: Mapping[int, torch.device]) -> None:
+        """Begin to watch.
+
+        Args:
+            goal: what is wanted.
+            width: of the keys.
+            devices: layer -> where its matrices are decomposed.
+        """
         self._goal = goal
+        self._devices = devices
         self._next = _FIRST_LOOK * width
         self._found: dict[int, NullSpaceAngle] = {}
 
@@ -93,7 +108,8 @@ class AngleWatch:
         if not halves:
             return False
         angles = processes.spread(
-            list(halves), lambda own: [self._goal.measure(*halves[layer]) for layer in own]
+            list(halves),
+            lambda own: [self._goal.measure(*halves[layer], self._devices[layer]) for layer in own],
         )
         self._found = dict(zip(halves, angles, strict=True))
         if self._goal.on_look is not None and processes.is_first:

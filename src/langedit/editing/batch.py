@@ -195,7 +195,12 @@ class BatchJob:
 
 def solve_device(weight: Tensor) -> torch.device:
     """Where the solves of a layer run: with its weight, but where float64 exists."""
-    return torch.device("cpu") if weight.device.type == "mps" else weight.device
+    return with_float64(weight.device)
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """This device, or the CPU where it has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def sum_updates(base: Tensor, updates: Iterable[Update]) -> Tensor:

@@ -57,7 +57,9 @@ def halve_on_oom(
     """
     try:
         return [(group, run(group))]
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
         if len(group) == 1:
             raise out_of_memory(f"one {one}") from error
     # Outside of the handler: the traceback would keep alive what the attempt had allocated.
@@ -67,6 +69,11 @@ def halve_on_oom(
         *halve_on_oom(group[:middle], run, one=one),
         *halve_on_oom(group[middle:], run, one=one),
     ]
+
+
+def ran_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says so: cards have a class of their own for it, processors have words."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def out_of_memory(what: str, setting: str = "micro_batch_tokens") -> LangEditError:

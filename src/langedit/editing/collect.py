@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from langedit.editing.angles import AngleGoal, AngleWatch
-from langedit.editing.batching import halve_on_oom
+from langedit.editing.batch import with_float64
+from langedit.editing.batching import halve_on_oom, ran_out_of_memory
 from langedit.editing.corpus import CorpusFingerprint
 from langedit.editing.key_pool import KeyPool
 from langedit.editing.layout import TokenLayout, lay_out
@@ -81,7 +82,10 @@ def collect_moments(
     fingerprint = CorpusFingerprint()
     texts = _tokenise(model, corpus, fingerprint, _text_limit(model, max_length), max_tokens)
     pool = KeyPool(model, wanted, sample, seed, halves=until is not None)
-    watch = None if until is None else AngleWatch(until, model.structure.d_in)
+    watch = None
+    if until is not None:
+        devices = {layer: with_float64(model.projection_device(layer)) for layer in wanted}
+        watch = AngleWatch(until, model.structure.d_in, devices)
     layouts = enumerate(_layouts(model, texts, batch_tokens))
     seconds: dict[str, float] = {}
 
@@ -148,8 +152,8 @@ def _keys(model: EditableModel, layout: TokenLayout, layers: list[int]) -> list[
             with torch.no_grad(), recorder:
                 model.model(**part.inputs(model))
             return [_real_rows(recorder.inputs[name], part.mask) for name in names]
-        except torch.OutOfMemoryError as error:
-            if len(rows) > 1:
+        except RuntimeError as error:
+            if len(rows) > 1 or not ran_out_of_memory(error):
                 raise
             raise MomentsError(
                 f"memory: expected room for {part.ids.numel()} tokens at once, but the device has "

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from langedit.editing.batching import Result, out_of_memory, release_memory
+from langedit.editing.batching import Result, out_of_memory, ran_out_of_memory, release_memory
 from langedit.editing.forwards import on_tokens, replace_forwards
 from langedit.editing.layout import TokenLayout, lay_out
 from langedit.editing.passes import begin_after
@@ -240,7 +240,9 @@ def _with_less_memory(
     while True:
         try:
             return run(limit)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             if limit <= max(map(len, sequences)):
                 raise out_of_memory("the longest prompt") from error
         release_memory()

@@ -85,6 +85,9 @@ def lay_out(
 ) -> list[TokenLayout]:
     """Place sequences of at least one token into rectangles of about `max_tokens` at most.
 
+    Sequences that are longer than usual rows have rows of their own, since a rectangle is as wide
+    as its longest row.
+
     Args:
         model: tells whether sequences may share rows.
         sequences: token ids.
@@ -96,10 +99,17 @@ def lay_out(
     if not model.can_pack(longest):
         groups = micro_batches([len(own) for own in sequences], max_tokens)
         return [_padded(model, sequences, group) for group in groups]
-    width = max(longest, min(PACKED_WIDTH, max_tokens))
-    rows = _shared_rows(sequences, width) if share else _full_rows(sequences, width)
-    step = max(1, max_tokens // width)
-    return [_packed(model, sequences, rows[i : i + step]) for i in range(0, len(rows), step)]
+    usual = min(PACKED_WIDTH, max_tokens)
+    fitting = [i for i, own in enumerate(sequences) if len(own) <= usual]
+    longer = [i for i, own in enumerate(sequences) if len(own) > usual]
+    layouts = []
+    for numbers, width in ((longer, longest), (fitting, usual)):
+        rows = (_shared_rows if share else _full_rows)(sequences, numbers, width)
+        step = max(1, max_tokens // width)
+        layouts += [
+            _packed(model, sequences, rows[i : i + step]) for i in range(0, len(rows), step)
+        ]
+    return layouts
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +121,13 @@ class _Row:
     used: int
 
 
-def _shared_rows(sequences: Sequence[Sequence[int]], width: int) -> list[_Row]:
-    """In the order of their tokens, so that sequences that begin alike are neighbours."""
+def _shared_rows(
+    sequences: Sequence[Sequence[int]], numbers: Sequence[int], width: int
+) -> list[_Row]:
+    """Some sequences in the order of their tokens, so that those that begin alike meet."""
     rows: list[_Row] = []
     before: Sequence[int] = ()
-    for number in sorted(range(len(sequences)), key=lambda i: tuple(sequences[i])):
+    for number in sorted(numbers, key=lambda i: tuple(sequences[i])):
         own = sequences[number]
         common = _common(before, own) if rows else 0
         if not rows or rows[-1].used + len(own) - common > width:
@@ -129,10 +141,12 @@ def _shared_rows(sequences: Sequence[Sequence[int]], width: int) -> list[_Row]:
     return rows
 
 
-def _full_rows(sequences: Sequence[Sequence[int]], width: int) -> list[_Row]:
-    """First fit, longest first: nearly every row is full."""
+def _full_rows(
+    sequences: Sequence[Sequence[int]], numbers: Sequence[int], width: int
+) -> list[_Row]:
+    """Some sequences, first fit, longest first: nearly every row is full."""
     rows: list[_Row] = []
-    for number in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):
+    for number in sorted(numbers, key=lambda i: -len(sequences[i])):
         size = len(sequences[number])
         place = next((i for i, row in enumerate(rows) if row.used + size <= width), len(rows))
         row = rows[place] if place < len(rows) else _Row([], [], 0)

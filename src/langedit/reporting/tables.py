@@ -54,7 +54,7 @@ def profile_table(profiler: Profiler) -> Table:
             percent(share),
             "–" if peak is None else f"{peak / 2**20:,.0f}",
         ]
-    columns = ("times", "seconds", "GFLOP", "GFLOP/s", "% of peak", "peak MiB")
+    columns = ("times", "seconds", "GFLOP", "GFLOP/s", "% of bf16 peak", "peak MiB")
     return score_table("Cost by stage", "stage", columns, rows)
 
 
