@@ -1,8 +1,8 @@
 """What a model says about answers under teacher forcing: predictions and log-probabilities.
 
 One pass answers everything that is asked: what begins another row has none of its own, MLPs see
-equal beginnings once (`langedit.evaluation.sharing`), rows are batched by length and padded on the right, where a causal
-model cannot see it, and logits are computed at the answers' places only.
+equal beginnings once (`langedit.evaluation.sharing`), rows are batched by length and padded on the
+right, where a causal model cannot see it, and logits are computed at the answers' places only.
 """
 
 from __future__ import annotations
