@@ -9,8 +9,9 @@ import torch
 from transformers import PretrainedConfig
 
 from langedit.editing.config import EditConfig
-from langedit.editing.planning.memory import MemoryPlan, plan_memory
+from langedit.editing.planning.memory import plan_memory
 from langedit.editing.planning.passes import PassCosts, Workload, pass_costs, shaped_model
+from langedit.editing.planning.stage import MemoryPlan
 from langedit.models import EditableModel
 
 _SMALLEST_PASS = 512  # tokens
