@@ -1,22 +1,20 @@
 """Memory of an editing run, stage by stage, from shapes alone.
 
 Passes through the model are run on the meta device (`passes.py`). What the editor keeps and what
-linear algebra needs beside it follows from widths (`sizes.py`, `stages.py`).
+linear algebra needs beside it follows from widths (`sizes.py`, `stages/`).
 """
 
 from __future__ import annotations
 
 from langedit.editing.config import EditConfig
-from langedit.editing.planning.passes import PassCosts, Workload, pass_costs
+from langedit.editing.planning.passes import PassCosts, pass_costs
 from langedit.editing.planning.sizes import Sizes
 from langedit.editing.planning.stage import MemoryPlan
-from langedit.editing.planning.stages import StageBuilder
+from langedit.editing.planning.stages import STAGES
 from langedit.editing.planning.weights import Weights
+from langedit.editing.planning.workload import Workload
 from langedit.errors import ConfigError
 from langedit.models import EditableModel
-
-PLANNED = ("langedit", "alphaedit", "memit", "memit-seq")
-"""Methods whose memory is known: one solve a layer, and updates that are pairs of factors."""
 
 
 def plan_memory(
@@ -45,19 +43,25 @@ def plan_memory(
 
     Raises:
         ConfigError: a layer is out of range, the memory of the method or of its projection is not
-            known, or weights are to be offloaded and spread.
+            known, or weights are to be offloaded and spread, or offloaded and trained.
         ModelError: the model decides by values, which are not there.
     """
-    if config.method not in PLANNED:
+    build = STAGES.get(config.method)
+    if build is None:
         raise ConfigError(
-            f"method: expected one of {', '.join(PLANNED)}, got {config.method}: what others "
-            "keep and train is not known here; plan with one of these for a first estimate"
+            f"method: expected one of {', '.join(STAGES)}, got {config.method}: what a plug-in "
+            "keeps is not known here; plan with one of these for a first estimate"
         )
     if config.method == "langedit" and config.projection != "orthogonal":
         raise ConfigError(
             f"projection: expected orthogonal, got {config.projection}: what the other projections "
             "keep of moments that they refresh is not known here; plan with orthogonal for a first "
             "estimate, and expect a decomposition of every layer after each batch on top"
+        )
+    if offloaded and not build.offloads:
+        raise ConfigError(
+            f"method: expected one that can edit offloaded weights, got {config.method}, which "
+            "trains them where they compute: plan it without offloading, or over several cards"
         )
     if offloaded and cards > 1:
         raise ConfigError("expected weights offloaded, or spread over cards, got both: plan one")
@@ -69,6 +73,6 @@ def plan_memory(
         parameters=sum(p.numel() for p in parameters),
         stored=weights.stored,
         embeddings=weights.embeddings,
-        stages=StageBuilder(sizes, costs, config, work, weights, model, cpu).stages(),
+        stages=build(sizes, costs, config, work, weights, model, cpu).stages(),
         cpu=cpu,
     )

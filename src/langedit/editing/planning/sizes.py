@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from langedit.editing.config import EditConfig
 from langedit.editing.methods import find_method
-from langedit.editing.planning.passes import Workload
+from langedit.editing.methods.memit import Memit
+from langedit.editing.methods.rome import Rome
+from langedit.editing.planning.workload import Workload
 from langedit.linalg.growing import rows_with_room
 from langedit.models import EditableModel
 
@@ -59,7 +61,9 @@ class Sizes:
         """The sizes of a run with this model."""
         d_in, d_model = model.structure.d_in, model.structure.d_model
         share = config.null_share or _ASSUMED_NULL_SHARE
-        rank = round((1 - share) * d_in) if find_method(config.method).needs_null_space else 0
+        method = find_method(config.method)
+        factors = issubclass(method, Memit | Rome)
+        rank = round((1 - share) * d_in) if method.needs_null_space else 0
         grows = config.method == "langedit"
         kept, growing = most_directions(rank, work, d_in) if grows else (rank, rank)
         bases, bases_growing = 8 * d_in * kept, 8 * d_in * growing
@@ -69,8 +73,9 @@ class Sizes:
             bases_growing += 8 * (d_in - rank) * growing
         closed = 8 * (d_in - rank) * min(d_in - rank, work.edits)
         keys, keys_growing = most_directions(0, work, None)
-        # With a null space its eigenvectors, else a triangular factor.
-        factored = 8 * d_in * (d_in - rank) if not rank or config.corpus_weight else 0
+        # Of methods with a null space its eigenvectors, of others a triangular factor, if any.
+        weighs = bool(config.corpus_weight) if method.needs_null_space else factors
+        factored = 8 * d_in * (d_in - rank) if weighs else 0
         return cls(
             layers=len(config.edited_layers),
             d_in=d_in,
