@@ -72,36 +72,75 @@ def train_weights(
         ModelError: a weight is offloaded.
         NumericalError: the loss of a row is not finite; the message names it.
     """
-    for name in weights:
-        if find_offloaded(model.model, name) is not None:
-            raise ModelError(
-                f"expected {name} on a device, found it offloaded: weights that are trained must "
-                "stay where they compute; give the edited layers a device in the device map, or "
-                "choose a method that does not train weights"
-            )
-    start = {name: weight.detach().float() for name, weight in weights.items()}
-    trained = {name: weight.clone().requires_grad_() for name, weight in start.items()}
-    adam = torch.optim.Adam(list(trained.values()), lr=lr)
+    training = WeightTraining(model, weights, lr=lr, change_limit=change_limit)
     groups = micro_batches([len(row.ids) for row in rows], max_tokens)
     losses: list[float] = []
     with frozen(model.model):
         for step in range(1, steps + 1):
-            adam.zero_grad()
+            training.begin()
             losses.append(0.0)
             for group in groups:
-                own = _losses(model, trained, [rows[i] for i in group])
+                own = training.losses([rows[i] for i in group])
                 _require_finite([rows[i] for i in group], own.detach(), step)
                 loss = own.sum() / len(rows)
                 losses[-1] += float(loss.detach())
                 torch.autograd.backward(loss)
             if losses[-1] < stop_loss:
                 break
-            adam.step()
-            if change_limit is not None:
-                _clamp(trained, start, change_limit)
-    return Trained(
-        weights={name: weight.detach() for name, weight in trained.items()}, losses=tuple(losses)
-    )
+            training.step()
+    return Trained(weights=training.weights, losses=tuple(losses))
+
+
+class WeightTraining:
+    """Weights being trained, in float32, with Adam over all of them.
+
+    The model's own weights are left as they are.
+    """
+
+    def __init__(
+        self,
+        model: EditableModel,
+        weights: Mapping[str, Tensor],
+        *,
+        lr: float,
+        change_limit: float | None,
+    ) -> None:
+        """Begin; arguments as for `train_weights`.
+
+        Raises:
+            ModelError: a weight is offloaded.
+        """
+        for name in weights:
+            if find_offloaded(model.model, name) is not None:
+                raise ModelError(
+                    f"expected {name} on a device, found it offloaded: weights that are trained "
+                    "must stay where they compute; give the edited layers a device in the device "
+                    "map, or choose a method that does not train weights"
+                )
+        self._model = model
+        self._limit = change_limit
+        self._start = {name: weight.detach().float() for name, weight in weights.items()}
+        self._trained = {name: own.clone().requires_grad_() for name, own in self._start.items()}
+        self._adam = torch.optim.Adam(list(self._trained.values()), lr=lr)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights as they are now, in the orientation in which they came."""
+        return {name: weight.detach() for name, weight in self._trained.items()}
+
+    def begin(self) -> None:
+        """Forget the gradients of the step before."""
+        self._adam.zero_grad()
+
+    def losses(self, rows: Sequence[TrainingRow]) -> Tensor:
+        """(rows,) mean negative log-likelihood of their tokens, with a graph to the weights."""
+        return _losses(self._model, self._trained, rows)
+
+    def step(self) -> None:
+        """Change the weights by the gradients there are, within the bound."""
+        self._adam.step()
+        if self._limit is not None:
+            _clamp(self._trained, self._start, self._limit)
 
 
 def _require_finite(rows: Sequence[TrainingRow], losses: Tensor, step: int) -> None:

@@ -35,12 +35,12 @@ def measured(name: str, device: str) -> dict[str, int]:
 
 
 def compare(plan: MemoryPlan, found: dict[str, int]) -> None:
-    """The peak of all stages within a fifth, that of each within about a third."""
+    """The peak of the whole run within a fifth, that of each stage within about a third."""
     planned = {stage.name: stage.bytes(shared=plan.cpu) for stage in plan.stages}
-    assert planned.keys() == found.keys() - {"report"}
+    assert found.keys() - planned.keys() <= {"report", "whole"}
     rows = [f"{stage}: planned {planned[stage]:,}, measured {found[stage]:,}" for stage in planned]
     print("\n".join(rows))
-    assert plan.peak == pytest.approx(max(found.values()), rel=0.2), rows
+    assert plan.peak == pytest.approx(found["whole"], rel=0.2), rows
     for stage, size in planned.items():
         assert size == pytest.approx(found[stage], rel=0.35), rows
 

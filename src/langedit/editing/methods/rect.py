@@ -35,10 +35,11 @@ class Rect(Memit):
     def spread(self, job: BatchJob, target_hidden: Tensor) -> dict[int, LayerEdit]:
         """Spread as MEMIT does, then mask every layer's update."""
         whole = super().spread(job, target_hidden)
-        masked = {
-            layer: DenseUpdate(
-                matrix=keep_largest(edit.update.dense(), edit.before, self.kept_share)
-            )
-            for layer, edit in whole.items()
-        }
-        return job.add_all(masked)
+        with job.timed("solve"):
+            masked = {
+                layer: DenseUpdate(
+                    matrix=keep_largest(edit.update.dense(), edit.before, self.kept_share)
+                )
+                for layer, edit in whole.items()
+            }
+            return job.add_all(masked)

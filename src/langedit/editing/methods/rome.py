@@ -62,7 +62,8 @@ class Rome:
         found: list[Targets] = []
         edit = None
         near = job.remember(lambda: {layer: job.state(layer)})
-        keys = job.first(lambda: job.keys((layer,))[layer])  # only layers below could change them
+        with job.timed("keys"):  # only layers below could change them
+            keys = job.first(lambda: job.keys((layer,))[layer])
         for i in range(len(job.requests)):
             given = None if job.given is None else job.given[i : i + 1]
             single = replace(job, requests=job.requests[i : i + 1], given=given, states=near)

@@ -9,14 +9,22 @@ import torch
 from transformers import PretrainedConfig
 
 from langedit.editing.config import EditConfig
-from langedit.editing.planning.memory import MemoryPlan, plan_memory
-from langedit.editing.planning.passes import PassCosts, Workload, pass_costs, shaped_model
+from langedit.editing.planning.memory import plan_memory
+from langedit.editing.planning.passes import PassCosts, pass_costs
+from langedit.editing.planning.shaped import shaped_model
+from langedit.editing.planning.stage import MemoryPlan
+from langedit.editing.planning.stages import STAGES
+from langedit.editing.planning.workload import Workload
 from langedit.models import EditableModel
 
 _SMALLEST_PASS = 512  # tokens
 _SMALLEST_BATCH = 10  # facts
 _OPEN = 0.8  # share of open directions
 _CARDS = (2, 4, 8)
+_OF_PASSES = {
+    "method", "layers", "spread", "prefix_count", "prefix_length", "micro_batch_tokens",
+    "loss_layer", "kl_weight",
+}  # fmt: skip
 MAP_FILE = "map.json"
 """Name of the file that the advice has a device map written to."""
 
@@ -63,8 +71,7 @@ class Planner:
         if choice.dtype not in self._models:
             self._models[choice.dtype] = shaped_model(self._shape, choice.dtype)
         model = self._models[choice.dtype]
-        of_passes = {"layers", "prefix_count", "prefix_length", "micro_batch_tokens", "loss_layer"}
-        settings = choice.config.model_dump(include=of_passes | {"kl_weight"})
+        settings = choice.config.model_dump(include=_OF_PASSES)
         key = (choice.dtype, tuple(settings.values()), choice.work.batch, choice.work.stats_tokens)
         if key not in self._costs:
             self._costs[key] = pass_costs(model, choice.config, choice.work)
@@ -133,7 +140,7 @@ class Planner:
             yield lambda choice: _noted(
                 replace(choice, dtype=torch.bfloat16), "--dtype", "bfloat16"
             )
-        if not self._cpu:
+        if not self._cpu and STAGES[asked.config.method].offloads:
             yield _placed(offloaded=True, cards=1)
         share = asked.config.null_share
         if share is not None and share < _OPEN:

@@ -5,58 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import (
-    AutoModelForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from torch import Tensor
 
+from langedit.editing.batching import micro_batches
 from langedit.editing.config import EditConfig
-from langedit.editing.keys import LayerWalk
+from langedit.editing.forwards import frozen
+from langedit.editing.keys import LayerWalk, compute_keys, lookup_projected
 from langedit.editing.layout import lay_out
+from langedit.editing.methods import find_method
+from langedit.editing.methods.fine_tuning import FineTuning
+from langedit.editing.methods.rome import Rome
 from langedit.editing.planning.tracker import MetaTracker
+from langedit.editing.planning.workload import Workload, facts_of_mean_size
 from langedit.editing.requests import EditRequest
 from langedit.editing.target_loss import TargetLoss
-from langedit.editing.targets import target_groups
-from langedit.errors import ModelError
-from langedit.models import EditableModel, EncodedPrompt, Recorder, find_structure
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """How much is edited, and how long the texts are.
-
-    Attributes:
-        edits: facts in all.
-        batch_size: facts in a batch.
-        prompt_tokens: tokens of a prompt with its subject, in the mean.
-        target_tokens: tokens of a target, in the mean.
-        moment_tokens: tokens that second moments are collected from.
-        stats_tokens: tokens in one pass of that.
-    """
-
-    edits: int
-    batch_size: int = 100
-    prompt_tokens: int = 16
-    target_tokens: int = 4
-    moment_tokens: int = 1_000_000
-    stats_tokens: int = 4096
-
-    @property
-    def batch(self) -> int:
-        """Facts in the largest batch."""
-        return min(self.edits, self.batch_size)
-
-    @property
-    def batches(self) -> int:
-        """Number of batches."""
-        return -(-self.edits // self.batch_size)
+from langedit.editing.targets import Site, target_groups
+from langedit.editing.training import WeightTraining
+from langedit.models import EditableModel, Recorder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,49 +39,33 @@ class PassCost:
     flops: float
 
 
+NO_PASS = PassCost(bytes=0, flops=0.0)
+"""Of a pass that a method does not make."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PassCosts:
     """Passes of one batch of facts, and of one batch of corpus text.
 
     Attributes:
+        stats: one batch of corpus text.
         prepare: keys and values of prefixes, and layers below the change, of one group of facts.
         step: one evaluation of the target loss with its gradient, of one group.
-        groups: facts of a batch over facts of its largest group, which the costs are of.
-        walk: keys, and what is missing to the targets, at every edited layer of a batch.
-        stats: one batch of corpus text.
+        groups: facts of a batch over facts of its largest group, which these two are of.
+        walk: keys, and what is missing to the targets, at every edited layer of a batch; of one
+            fact, where facts are edited one after the other.
+        keys: keys of a batch at every edited layer, in one pass.
+        train: losses of a batch with the gradients of the edited weights, in groups as many as
+            there are; with the weights that are trained, their gradients and Adam's means.
     """
 
-    prepare: PassCost
-    step: PassCost
-    groups: float
-    walk: PassCost
     stats: PassCost
-
-
-def shaped_model(config: PretrainedConfig, dtype: torch.dtype) -> EditableModel:
-    """The model of a configuration without values, on the meta device.
-
-    Raises:
-        ModelError: transformers knows no causal language model of this kind.
-        StructureError: a part of it is not found.
-    """
-    try:
-        with torch.device("meta"):
-            build: Any = AutoModelForCausalLM.from_config
-            model: PreTrainedModel = build(config, dtype=dtype)
-    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise ModelError(f"no causal language model of this configuration: {error}") from error
-    model.train(False).requires_grad_(False)
-    return EditableModel(model, stub_tokenizer(), find_structure(model))
-
-
-def stub_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of one word, for a model that is only asked for its shapes."""
-    build: Any = PreTrainedTokenizerFast
-    words: PreTrainedTokenizerFast = build(
-        tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?"))
-    )
-    return words
+    prepare: PassCost = NO_PASS
+    step: PassCost = NO_PASS
+    groups: float = 0.0
+    walk: PassCost = NO_PASS
+    keys: PassCost = NO_PASS
+    train: PassCost = NO_PASS
 
 
 def pass_costs(model: EditableModel, config: EditConfig, work: Workload) -> PassCosts:
@@ -124,7 +75,7 @@ def pass_costs(model: EditableModel, config: EditConfig, work: Workload) -> Pass
 
     Args:
         model: of `shaped_model`.
-        config: layers, prefixes, and `micro_batch_tokens`.
+        config: method, layers, prefixes, and `micro_batch_tokens`.
         work: sizes.
 
     Raises:
@@ -132,55 +83,35 @@ def pass_costs(model: EditableModel, config: EditConfig, work: Workload) -> Pass
     """
     config.check_depth(model.structure.n_layers)
     requests = facts_of_mean_size(config, work, work.batch)
-    largest = max(target_groups(requests, config), key=len)
-    prepare, step = _targets(model, config, [requests[i] for i in largest])
+    stats = _cost(model, lambda: _corpus_batch(model, config, work.stats_tokens))
+    keys = _cost(model, lambda: _keys(model, config, requests))
+    method = find_method(config.method)
+    if issubclass(method, FineTuning):
+        train = _training(model, config, method.from_config(config), requests)
+        return PassCosts(stats=stats, keys=keys, train=train)
+    one_by_one = issubclass(method, Rome)
+    together = requests[:1] if one_by_one else requests
+    largest = max(target_groups(together, config), key=len)
+    site: Site = "projection" if one_by_one else "layer"
+    prepare, step = _targets(model, config, [together[i] for i in largest], site)
+    read = _key_of_one if one_by_one else _walk
     return PassCosts(
+        stats=stats,
         prepare=prepare,
         step=step,
         groups=len(requests) / len(largest),
-        walk=_cost(model, lambda: _walk(model, config, requests)),
-        stats=_cost(model, lambda: _corpus_batch(model, config, work.stats_tokens)),
+        walk=_cost(model, lambda: read(model, config, together)),
+        keys=keys,
     )
 
 
-def facts_of_mean_size(config: EditConfig, work: Workload, count: int) -> list[EditRequest]:
-    """Facts of the mean size, of one language: they have prefixes in common, and no other token.
-
-    Ids do not matter but for which are the same: beginnings that prompts have in common are run
-    once.
-    """
-
-    def prompt(before: tuple[int, ...], fact: int) -> EncodedPrompt:
-        start = len(before)
-        ids = (*before, *(fact,) * work.prompt_tokens)
-        return EncodedPrompt(
-            ids=ids, lookup=start + (work.prompt_tokens - 1) // 2, subject_start=start
-        )
-
-    length = config.prefix_length + 2  # the seed word and the end of the sentence
-    prefixes = [(), *((number,) * length for number in range(config.prefix_count))]
-    requests = []
-    for number in range(count):
-        fact, beginning = config.prefix_count + number, config.prefix_count + count + number
-        requests.append(
-            EditRequest(
-                name=f"fact {number}",
-                language="en",
-                prompts=tuple(prompt(before, fact) for before in prefixes),
-                target_ids=(fact,) * work.target_tokens,
-                kl_prompt=EncodedPrompt(ids=(beginning,) * 6, lookup=3, subject_start=0),
-            )
-        )
-    return requests
-
-
 def _targets(
-    model: EditableModel, config: EditConfig, requests: list[EditRequest]
+    model: EditableModel, config: EditConfig, requests: list[EditRequest], site: Site
 ) -> tuple[PassCost, PassCost]:
     """What comes before the first step of a group, and one step."""
     tracker = _tracker(model)
     with tracker:
-        problem = TargetLoss.build(requests, model, config, site="layer", use_cache=True)
+        problem = TargetLoss.build(requests, model, config, site=site, use_cache=True)
         prepare = PassCost(bytes=tracker.peak, flops=tracker.flops)
         tracker.reset_peak()
         problem.evaluate(torch.zeros_like(problem.initial_hidden), gradient=True).gradient()
@@ -195,6 +126,52 @@ def _walk(model: EditableModel, config: EditConfig, requests: list[EditRequest])
     for layer in layers:
         walk.read(layer)
     return walk
+
+
+def _keys(model: EditableModel, config: EditConfig, requests: list[EditRequest]) -> object:
+    """The keys of a batch in an edited model."""
+    contexts = [request.prompts for request in requests]
+    limit = config.micro_batch_tokens
+    return compute_keys(model, contexts, config.edited_layers, max_tokens=limit)
+
+
+def _key_of_one(model: EditableModel, config: EditConfig, requests: list[EditRequest]) -> object:
+    """Keys of one fact in each of its contexts, and the projection's output, as ROME reads them."""
+    (layer,), prompts = config.edited_layers, requests[0].prompts
+    limit = config.micro_batch_tokens
+    keys = compute_keys(model, [[prompt] for prompt in prompts], [layer], max_tokens=limit)
+    return keys, lookup_projected(model, prompts[:1], layer)
+
+
+def _training(
+    model: EditableModel, config: EditConfig, method: FineTuning, requests: list[EditRequest]
+) -> PassCost:
+    """The second step, when Adam has its means, of which a later group adds to the gradients."""
+    shape = (model.structure.d_model, model.structure.d_in)
+    start = {
+        model.weight_name(layer): torch.empty(shape, device="meta")
+        for layer in config.edited_layers
+    }
+    rows = method.rows(requests)
+    groups = micro_batches([len(row.ids) for row in rows], config.micro_batch_tokens)
+    tracker = _tracker(model)
+    tracker.ignore(start.values())
+    with tracker, frozen(model.model):
+        training = WeightTraining(model, start, lr=method.lr, change_limit=None)
+        for _ in range(2):
+            training.begin()
+            tracker.reset_peak()
+            before = tracker.flops
+            for group in groups[:2]:
+                _backward(training.losses([rows[i] for i in group]))
+            peak, flops = tracker.peak, tracker.flops - before
+            training.step()
+    done = sum(map(len, groups[:2]))
+    return PassCost(bytes=peak, flops=flops * len(rows) / done)
+
+
+def _backward(losses: Tensor) -> None:
+    torch.autograd.backward(losses.sum())
 
 
 def _corpus_batch(model: EditableModel, config: EditConfig, tokens: int) -> object:

@@ -8,7 +8,7 @@ from time import perf_counter
 
 import torch
 
-from langedit.editing.planning.memory import Stage
+from langedit.editing.planning.stage import Stage
 
 _TRIES = 3
 
