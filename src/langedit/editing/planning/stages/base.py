@@ -195,6 +195,6 @@ class RunStages(ABC):
             name="report",
             device=self.device() | {"weights after the batch": self.all_weights},
             host=self.host(done=batches) | {"update in float64": max(checked, applied)},
-            # Every key through the update and through the weight.
-            double=batches * s.layers * 4.0 * size * (past / 2 + _SAMPLE),
+            # Every key through the update.
+            double=batches * s.layers * 2.0 * size * (past / 2 + _SAMPLE),
         )
