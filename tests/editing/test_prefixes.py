@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,17 @@ def test_wrong_prefixes() -> None:
         Prefixes({"no such language": ["a"]})
     with pytest.raises(ConfigError, match="expected texts for 'fr', got en"):
         Prefixes({"en": ["a"]}).of("fr")
+
+
+def test_days_of_one_language_leave_those_of_others_as_they_are() -> None:
+    """In a process of its own, since CLDR's tables are read once."""
+    program = """
+from babel import Locale
+from langedit.editing.prefixes import _cldr_days
+assert _cldr_days("fr")[0] == "lundi"
+print(Locale("de").days["stand-alone"]["wide"][0])
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=100
+    )
+    assert found.stdout.strip() == "Montag"

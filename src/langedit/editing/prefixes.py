@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
-from babel import Locale, UnknownLocaleError
+from babel import Locale, UnknownLocaleError, localedata
+from babel.localedata import LocaleDataDict
 from torch import Tensor
 
 from langedit.errors import ConfigError, NumericalError, OutputError
@@ -219,6 +222,8 @@ def _cldr_days(code: str) -> tuple[str, ...] | None:
         locale = Locale.parse(code, sep="-")
     except (UnknownLocaleError, ValueError):
         return None
-    names, root = (place.days["format"]["wide"] for place in (locale, Locale("root")))
-    days = tuple(str(names[day]) for day in range(5))
+    days = tuple(str(locale.days["format"]["wide"][day]) for day in range(5))
+    # A copy: reading the root itself would settle what locales that are read later inherit from it.
+    tables: dict[Any, Any] = deepcopy(localedata.load("root"))
+    root = LocaleDataDict(tables)["days"]["format"]["wide"]
     return None if days == tuple(str(root[day]) for day in range(5)) else days
