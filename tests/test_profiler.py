@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from langedit.linalg import MomentAccumulator
 from langedit.profiler import Profiler, StageCost, peak_of, timed
+from langedit.reporting import profile_table
 
 
 def test_products_and_decompositions_are_counted() -> None:
@@ -28,6 +30,11 @@ def test_products_and_decompositions_are_counted() -> None:
             5 * 15,
         ),
         ("in place", lambda: torch.zeros(7, 3).addmm_(a, b), 2 * 7 * 5 * 3),
+        (
+            "in place, many",
+            lambda: torch.zeros(2, 7, 3).baddbmm_(a.expand(2, 7, 5), b.expand(2, 5, 3)),
+            2 * (2 * 7 * 5 * 3),
+        ),
         ("vector", lambda: a.mv(b[:, 0]), 2 * 7 * 5),
         ("factored", lambda: torch.cholesky_solve(b.double(), square), 2 * 5 * 15),
     ):
@@ -36,13 +43,34 @@ def test_products_and_decompositions_are_counted() -> None:
         assert profiler.costs[name].flops == expected, name
 
 
+def test_panels_of_second_moments_are_counted() -> None:
+    profiler, rows = Profiler(), torch.randn(11, 600)
+    accumulator = MomentAccumulator(600)
+    with profiler.stage("moments"):
+        accumulator.add(rows)
+    panels = ((256, 256), (256, 512), (88, 600))  # rows of the panel, columns up to its diagonal
+    assert profiler.costs["moments"].flops == sum(2 * 11 * own * upto for own, upto in panels)
+
+
+def test_the_share_of_the_peak_says_of_which() -> None:
+    profiler = Profiler()
+    with profiler.stage("any"):
+        pass
+    heads = [" ".join(str(column.header).split()) for column in profile_table(profiler).columns]
+    assert "% of bf16 peak" in heads
+
+
 @pytest.mark.parametrize(
     ("card", "rate"),
     [
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", None),
         ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
+        ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
         ("NVIDIA L40", None),
         ("NVIDIA RTX A1000", None),

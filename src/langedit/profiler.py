@@ -17,10 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 # Dense bfloat16 products with float32 sums, operations a second, from the makers' data sheets, by
-# the words of a card's name; the first that has all of its words counts.
-_PEAKS = {
+# the words of a card's name; the first that has all of its words counts. `None`: a variant
+# whose own figure is not known here, or a slice of a card, which must not get that of the whole.
+_PEAKS: Mapping[str, float | None] = {
+    "MIG": None,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
+    "H200 NVL": None,
     "H200": 989e12,
     "H100": 989e12,
     "A100": 312e12,

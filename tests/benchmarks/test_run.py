@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import end_to_end, gpu, run
+from langedit.editing import EditConfig, prepare_request
 from langedit.errors import NumericalError
 
 FOUND = {
@@ -152,22 +153,55 @@ def test_the_gpu_script_on_a_tiny_model(tmp_path, capsys) -> None:
     out = capsys.readouterr().out
     assert "s a batch" in out
     found = json.loads((tmp_path / "found.json").read_text())["tiny"]
-    assert {"targets", "keys", "solve", "advance"} <= set(found["stages"])
+    assert {"prepare", "targets", "keys", "solve", "advance", "report"} <= set(found["stages"])
+    assert found["seconds"] > sum(found["stages"].values())  # of the whole `Editor.apply`
     assert found["targets_flops"] > 0
     assert found["targets_share_of_peak"] is None
     assert found["decomposition_seconds_a_layer"] > 0
     assert found["planned_peak_bytes"] > 0
 
 
-def test_a_shape_that_fails_leaves_what_was_measured(tmp_path, capsys, monkeypatch) -> None:
-    def scarce(*_args: object) -> object:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory.\nMore"), KeyError("any")]
+)
+def test_a_shape_that_fails_leaves_what_is_measured(error, tmp_path, capsys, monkeypatch) -> None:
+    real, broken = gpu.measure, (None, {}, ())
+
+    def scarce(shape, *rest):
+        if shape is broken:
+            raise error
+        return real(shape, *rest)
 
     monkeypatch.setattr(gpu, "measure", scarce)
-    with pytest.raises(SystemExit, match="failed: tiny"):
+    shapes = {"before": gpu.TINY, "broken": broken, "after": gpu.TINY}
+    monkeypatch.setattr(gpu, "TINY_SHAPES", shapes)
+    with pytest.raises(SystemExit, match="failed: broken") as ended:
         gpu.main(["--tiny", "--output", str(tmp_path / "found.json")])
-    assert "tiny: failed, OutOfMemoryError: CUDA out of memory" in capsys.readouterr().out
-    assert json.loads((tmp_path / "found.json").read_text()) == {}
+    assert ended.value.code not in (None, 0)
+    said = capsys.readouterr()
+    rows = {line.split()[0]: line for line in said.out.splitlines()}
+    first = str(error).splitlines()[0]
+    assert rows["broken"] == f"broken  failed, {type(error).__name__}: {first}"
+    assert "cpu" in rows["before"]
+    assert "cpu" in rows["after"]
+    assert "Traceback" in said.err
+    assert list(json.loads((tmp_path / "found.json").read_text())) == ["before", "after"]
+
+
+def test_facts_of_random_words_have_the_sizes_asked_for() -> None:
+    sizes = gpu.Sizes(facts=3, prefixes=4, tokens=8, prefix=5, target=2)
+    kind, fields, layers = gpu.TINY
+    model = gpu.random_model(kind(**fields), torch.device("cpu"))
+    prefixes, facts = gpu.random_facts(model, sizes)
+    assert len(facts) == 3 + 2
+    config = EditConfig(layers=layers, null_share=0.5, kl_template="{}")
+    for fact in facts:
+        request = prepare_request(model, fact, prefixes.of("en"), config)
+        assert [len(prompt.ids) for prompt in request.prompts] == [8, 13, 13, 13]
+        assert [prompt.lookup for prompt in request.prompts] == [4, 9, 9, 9]
+        assert len(request.target_ids) == 2
+        assert len(request.kl_prompt.ids) == 5
+        assert 0 not in request.prompts[0].ids + request.target_ids  # no unknown word
 
 
 def test_the_gpu_script_names_shapes_and_keeps_to_its_time(capsys) -> None:
