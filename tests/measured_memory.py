@@ -8,14 +8,17 @@ process is that of everything it ever did.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from quantised import SCHEMES
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -24,6 +27,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
@@ -43,6 +47,7 @@ from langedit.editing.planning.workload import facts_of_mean_size
 from langedit.facts import Fact
 from langedit.linalg import SecondMoment
 from langedit.models import EditableModel, find_structure
+from langedit.models.quantised import keep_stored_form
 
 SHAPES: dict[str, tuple[PretrainedConfig, EditConfig, Workload]] = {
     # Most of it: bases of forbidden directions and moments.
@@ -104,6 +109,24 @@ SHAPES |= {
 }  # fmt: skip
 
 
+QUANTISED: dict[str, tuple[PretrainedConfig, EditConfig, Workload]] = {
+    # Many layers above the edited ones: what gradients hold of them is a large part.
+    scheme: (
+        LlamaConfig(
+            hidden_size=1024, intermediate_size=1280, num_hidden_layers=8, vocab_size=4000,
+            num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=256,
+        ),
+        EditConfig(
+            layers=(0, 1), null_share=0.5, value_steps=2, prefix_count=2, micro_batch_tokens=1024
+        ),
+        Workload(
+            edits=60, batch_size=30, prompt_tokens=12, target_tokens=3, stats_tokens=512
+        ),
+    )
+    for scheme in SCHEMES
+}  # fmt: skip
+
+
 class Meter:
     """The most memory in use since `begin`: of a GPU's tensors, else of this process."""
 
@@ -158,17 +181,40 @@ def random_moments(model: EditableModel, config: EditConfig) -> Moments:
     return Moments(layers=layers, identity=model.identity(), corpus="random")
 
 
+def random_model(shape: PretrainedConfig, device: torch.device) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_config(shape, dtype=torch.float32).to(device)
+
+
+def quantised(shape: PretrainedConfig, scheme: str, device: torch.device) -> PreTrainedModel:
+    """A random model from a checkpoint as a library has quantised it."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain, packed = f"{folder}/plain", f"{folder}/packed"
+        random_model(shape, torch.device("cpu")).save_pretrained(plain)
+        load(plain, device, quantization_config=SCHEMES[scheme].make()).save_pretrained(packed)
+        gc.collect()  # of the plain checkpoint
+        return load(packed, device)
+
+
+def load(folder: str, device: torch.device, **options: Any) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(
+        folder, device_map=str(device), dtype=torch.float32, **options
+    )
+
+
 def measure(name: str, device: torch.device) -> dict[str, int]:
     """Peaks of the stages above what there was before there was a model.
 
     "whole" is that of the run, with what is between the stages.
     """
-    shape, config, work = SHAPES[name]
+    shape, config, work = (SHAPES | QUANTISED)[name]
     torch.manual_seed(0)
     warm_up(device)
+    if name in QUANTISED:
+        warm_up_quantised(name, device)
     meter = Meter(device)
-    inner = AutoModelForCausalLM.from_config(shape, dtype=torch.float32).to(device)
+    inner = quantised(shape, name, device) if name in QUANTISED else random_model(shape, device)
     inner.eval().requires_grad_(False)
+    keep_stored_form(inner)
     model = EditableModel(inner, words_tokenizer(), find_structure(inner))
     peaks: dict[str, int] = {}
 
@@ -215,6 +261,18 @@ def warm_up(device: torch.device) -> None:
     torch.linalg.svd(square)
     one, other = torch.randn(2, 256, 256, device=device)
     (one.requires_grad_() @ other).sum().backward()
+
+
+def warm_up_quantised(scheme: str, device: torch.device) -> None:
+    """Load the library that quantises, with all that its modules need to run."""
+    shape = LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=1, vocab_size=64,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    model = quantised(shape, scheme, device).eval().requires_grad_(False)
+    keep_stored_form(model)
+    rows = torch.randn(1, 20, 64, device=device, requires_grad=True)
+    model(inputs_embeds=rows).logits.sum().backward()
 
 
 if __name__ == "__main__":

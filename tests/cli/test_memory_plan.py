@@ -120,14 +120,38 @@ def test_times_follow_from_rates_in_the_precision_of_the_model(
     assert f"{9 * 48**3 / 3600:.1f} h" in out  # one decomposition at an operation a second
 
 
+def test_a_plan_of_a_quantised_model_says_how_it_is_kept(langedit, tmp_path, monkeypatch):
+    config = tiny_model("llama").config
+    config.dtype = torch.bfloat16
+    config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    config.save_pretrained(tmp_path)
+    asked = []
+
+    def rates(device, precision):
+        asked.append(precision)
+        return Rates(matmul=1e9, double=1e9, eigen=1e9)
+
+    monkeypatch.setattr(planning, "measure_rates", rates)
+    out, _ = langedit.ok("plan", "--model", tmp_path, "--edits", "5", "--layers", "1")
+    text = " ".join(out.split())
+    assert "as 4 bits of bitsandbytes (fp4), the rest as bfloat16; 5 edits" in text
+    assert "matrix products in float32" in text  # the library's own, where settings say nothing
+    assert asked == [torch.float32]
+    config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    config.save_pretrained(tmp_path)
+    code, _, err = langedit("plan", "--model", tmp_path, "--edits", "5", "--layers", "1")
+    assert (code, "quantised by gptq" in " ".join(err.split())) == (2, True)
+
+
 def test_the_page_has_all_shipped_shapes():
     assert set(TABLE) == set(planning.shape_names())
 
 
 def settings_of(shape):
     """Option and settings that the page plans a shape with."""
-    if shape in shipped_names():
-        return ("--config", shape), read_settings(shape, None, None, None)
+    plain = shape.removesuffix("-nf4")
+    if plain in shipped_names():
+        return ("--config", plain), read_settings(plain, None, None, None)
     return ("--layers", "4-8"), EditConfig(layers=(4, 5, 6, 7, 8), null_share=0.5)
 
 
@@ -171,3 +195,17 @@ def test_the_command_of_the_page_gives_its_advice(langedit, shape):
     said, _, peak = TABLE[shape][-1].rpartition(": ")
     expected = f"It fits with {said}: peak {peak}" if said else "It fits into 80.0 GB."
     assert expected in " ".join(out.split())
+
+
+@pytest.mark.slow
+def test_the_commands_for_a_small_card_end_as_the_page_says(langedit):
+    section = PAGE.read_text(encoding="utf-8").partition("## Shipped shapes")[2]
+    (commands,), (ends,) = (
+        re.findall(rf"^```{kind}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+        for kind in ("sh", "text")
+    )
+    said = []
+    for command in commands.splitlines():
+        out, _ = langedit.ok(*command.split()[1:])
+        said += out.splitlines()[-2:]
+    assert said == ends.splitlines()

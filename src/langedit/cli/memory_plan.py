@@ -25,7 +25,8 @@ def run(
         str,
         typer.Option(
             help="Folder with a config.json, a hub id, or a shipped shape: gpt-j-6b, llama3-8b, "
-            "llama3-70b, qwen2.5-7b, qwen3-32b. No weights are read.",
+            "llama3-8b-nf4, llama3-70b, llama3-70b-nf4, qwen2.5-7b, qwen3-32b. No weights are "
+            "read.",
             show_default=False,
         ),
     ],
@@ -75,6 +76,7 @@ def run(
         Workload,
         dtype_of,
         measure_rates,
+        quantisation_of,
         read_shape,
     )
 
@@ -100,15 +102,25 @@ def run(
     planner = Planner(shape, cpu=device == "cpu")
     plan = planner.plan(asked)
     here = torch.device("cuda" if device == "cuda" and torch.cuda.is_available() else "cpu")
+    quantised = quantisation_of(model, shape)
     if tflops is None:
-        rates = measure_rates(here, asked.dtype)
+        precision = asked.dtype if quantised is None else quantised.products(asked.dtype)
+        rates = measure_rates(here, precision)
     else:
         rates = Rates.of_accelerator(tflops * 1e12)
     advice = None
     if limit is not None and plan.peak > limit:
         advice = planner.advise(asked, limit)
     measured_on = None if tflops is not None else str(here)
-    show_plan(plan, asked, rates, limit=limit, advice=advice, measured_on=measured_on)
+    show_plan(
+        plan,
+        asked,
+        rates,
+        limit=limit,
+        advice=advice,
+        measured_on=measured_on,
+        quantised=quantised,
+    )
 
 
 def parse_bytes(text: str) -> int:

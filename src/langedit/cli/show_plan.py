@@ -7,7 +7,14 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from langedit.editing.planning import MAP_FILE, Choice, MemoryPlan, Rates, device_map
+from langedit.editing.planning import (
+    MAP_FILE,
+    Choice,
+    MemoryPlan,
+    Quantisation,
+    Rates,
+    device_map,
+)
 
 
 def show_plan(
@@ -18,11 +25,14 @@ def show_plan(
     limit: int | None,
     advice: tuple[Choice, MemoryPlan] | None,
     measured_on: str | None,
+    quantised: Quantisation | None = None,
 ) -> None:
     """Print a table of stages, what is largest in the worst one, and what to do about it."""
     console = Console()
     console.print(stage_table(plan, rates))
-    for line in summary(plan, asked, limit=limit, advice=advice, measured_on=measured_on):
+    for line in summary(
+        plan, asked, limit=limit, advice=advice, measured_on=measured_on, quantised=quantised
+    ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -52,22 +62,25 @@ def summary(
     limit: int | None,
     advice: tuple[Choice, MemoryPlan] | None,
     measured_on: str | None,
+    quantised: Quantisation | None = None,
 ) -> list[str]:
     """Lines under the table."""
     peak = plan.peak_stage
     parts = sorted(peak.device.items(), key=lambda part: -part[1])
     named = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts if size)
     precision = str(asked.dtype).removeprefix("torch.")
+    products = asked.dtype if quantised is None else quantised.products(asked.dtype)
+    stored = precision if quantised is None else f"{quantised.name}, the rest as {precision}"
     lines = [
-        f"{plan.parameters:,} parameters, {gigabytes(plan.stored)} as "
-        f"{precision}; {asked.work.edits:,} edits in "
-        f"{asked.work.batches} batches.",
+        f"{plan.parameters:,} parameters, {gigabytes(plan.stored)} as {stored}; "
+        f"{asked.work.edits:,} edits in {asked.work.batches} batches.",
         f"Peak {gigabytes(plan.peak)} at {peak.name}: {named}.",
         "Times are arithmetic at "
         + (
             "the rate given, float64 at a 16th and eigendecompositions at a 640th of it"
             if measured_on is None
-            else f"the rates measured on this {measured_on}, matrix products in {precision}"
+            else f"the rates measured on this {measured_on}, matrix products in "
+            f"{str(products).removeprefix('torch.')}"
         )
         + "; reading, writing and scoring come on top.",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from measured_memory import SHAPES
+from measured_memory import QUANTISED, SHAPES
+from quantised import SCHEMES
 
 from langedit.editing.planning import MemoryPlan, plan_memory, shaped_model
 
@@ -51,6 +53,20 @@ def compare(plan: MemoryPlan, found: dict[str, int]) -> None:
 def test_the_planned_peak_is_within_a_fifth_of_the_measured_one(name):
     shape, config, work = SHAPES[name]
     plan = plan_memory(shaped_model(shape, torch.float32), config, work, cpu=True)
+    compare(plan, measured(name, "cpu"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize("name", QUANTISED)
+def test_the_planned_peak_of_a_quantised_model_is_as_near(name):
+    if not SCHEMES[name].installed:
+        pytest.skip(f"{SCHEMES[name].library} is not installed")
+    shape, config, work = QUANTISED[name]
+    shape = copy.deepcopy(shape)
+    shape.quantization_config = SCHEMES[name].make().to_dict()
+    plan = plan_memory(shaped_model(shape, torch.float32), config, work, cpu=True)
+    assert plan.quantised
     compare(plan, measured(name, "cpu"))
 
 

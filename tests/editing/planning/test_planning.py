@@ -24,6 +24,7 @@ from langedit.editing.planning import (
     shape_names,
     shaped_model,
 )
+from langedit.editing.planning.quantisation import is_stand_in, value_count
 from langedit.editing.planning.sizes import most_directions
 from langedit.errors import ConfigError, ModelError
 from langedit.linalg import NullSpaceProjector
@@ -31,7 +32,9 @@ from langedit.linalg import NullSpaceProjector
 PARAMETERS = {
     "gpt-j-6b": 6_050_882_784,
     "llama3-70b": 70_553_706_496,
+    "llama3-70b-nf4": 70_553_706_496,
     "llama3-8b": 8_030_261_248,
+    "llama3-8b-nf4": 8_030_261_248,
     "qwen2.5-7b": 7_615_616_512,
     "qwen3-32b": 32_762_123_264,
 }
@@ -48,8 +51,11 @@ def test_the_shipped_shapes_are_those_with_known_sizes():
 def test_parameters_are_counted_without_weights(name):
     shape = read_shape(name)
     model = shaped_model(shape, dtype_of("auto", shape))
-    assert sum(p.numel() for p in model.model.parameters()) == PARAMETERS[name]
-    assert all(p.is_meta and p.itemsize == 2 for p in model.model.parameters())
+    assert value_count(model.model) == PARAMETERS[name]
+    assert all(p.is_meta for p in model.model.parameters())
+    packed = is_stand_in(model.model)
+    assert packed == name.endswith("-nf4")
+    assert packed or all(p.itemsize == 2 for p in model.model.parameters())
     assert dtype_of("float32", shape) == torch.float32
 
 
@@ -258,16 +264,6 @@ def test_layers_out_of_range_and_unknown_models_are_errors(tmp_path):
         planned(config=EditConfig(layers=(7,), null_share=0.5))
     with pytest.raises(ModelError, match=r"one of the shapes gpt-j-6b, .*no-such"):
         read_shape(str(tmp_path / "no-such"))
-
-
-def test_quantised_configurations_are_refused(tmp_path):
-    config = tiny_model("llama").config
-    config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    config.save_pretrained(tmp_path)
-    with pytest.raises(
-        ModelError, match=r"quantised \(bitsandbytes\).*without quantization_config"
-    ):
-        read_shape(str(tmp_path))
 
 
 def test_a_folder_with_a_configuration_alone_is_enough(tmp_path):

@@ -3,6 +3,7 @@
 from langedit.editing.planning.advice import MAP_FILE, Choice, Planner, device_map
 from langedit.editing.planning.memory import plan_memory
 from langedit.editing.planning.passes import PassCost, PassCosts, pass_costs
+from langedit.editing.planning.quantisation import Quantisation, quantisation_of
 from langedit.editing.planning.shaped import shaped_model
 from langedit.editing.planning.shapes import dtype_of, read_shape, shape_names
 from langedit.editing.planning.stage import MemoryPlan, Stage
@@ -16,6 +17,7 @@ __all__ = [
     "PassCost",
     "PassCosts",
     "Planner",
+    "Quantisation",
     "Rates",
     "Stage",
     "Workload",
@@ -24,6 +26,7 @@ __all__ = [
     "measure_rates",
     "pass_costs",
     "plan_memory",
+    "quantisation_of",
     "read_shape",
     "shape_names",
     "shaped_model",

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 from langedit.editing.config import EditConfig
 from langedit.editing.planning.memory import plan_memory
 from langedit.editing.planning.passes import PassCosts, pass_costs
+from langedit.editing.planning.quantisation import quantisation_of
 from langedit.editing.planning.shaped import shaped_model
 from langedit.editing.planning.stage import MemoryPlan
 from langedit.editing.planning.stages import STAGES
@@ -21,6 +22,7 @@ _SMALLEST_PASS = 512  # tokens
 _SMALLEST_BATCH = 10  # facts
 _OPEN = 0.8  # share of open directions
 _CARDS = (2, 4, 8)
+_GRANTED = 0.9  # of the memory allowed, what transformers gives to quantised weights
 _OF_PASSES = {
     "method", "layers", "spread", "prefix_count", "prefix_length", "micro_batch_tokens",
     "loss_layer", "kl_weight",
@@ -58,6 +60,7 @@ class Planner:
 
     def __init__(self, shape: PretrainedConfig, *, cpu: bool) -> None:
         self._shape = shape
+        self._quantised = quantisation_of(shape.model_type, shape) is not None
         self._cpu = cpu
         self._models: dict[torch.dtype, EditableModel] = {}
         self._costs: dict[tuple[object, ...], PassCosts] = {}
@@ -120,6 +123,10 @@ class Planner:
                 needed = rest
         return needed
 
+    def _may_offload(self, asked: Choice) -> bool:
+        trained = not STAGES[asked.config.method].offloads
+        return not (self._cpu or trained or self._quantised)
+
     def _options(self, asked: Choice) -> Iterator[_Change]:
         """Changes of one thing each.
 
@@ -140,7 +147,7 @@ class Planner:
             yield lambda choice: _noted(
                 replace(choice, dtype=torch.bfloat16), "--dtype", "bfloat16"
             )
-        if not self._cpu and STAGES[asked.config.method].offloads:
+        if self._may_offload(asked):
             yield _placed(offloaded=True, cards=1)
         share = asked.config.null_share
         if share is not None and share < _OPEN:
@@ -164,6 +171,7 @@ def device_map(choice: Choice, plan: MemoryPlan, limit: int) -> dict[str, object
     """
     if choice.cards > 1:
         room = limit - plan.beside_weights
+        room = int(room / _GRANTED) if plan.quantised else room
         memory = {str(card): f"{room // 10**6}MB" for card in range(choice.cards)}
     elif choice.offloaded:
         room = plan.embeddings + limit - plan.peak

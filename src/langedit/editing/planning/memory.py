@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from langedit.editing.config import EditConfig
 from langedit.editing.planning.passes import PassCosts, pass_costs
+from langedit.editing.planning.quantisation import is_stand_in, value_count
 from langedit.editing.planning.sizes import Sizes
 from langedit.editing.planning.stage import MemoryPlan
 from langedit.editing.planning.stages import STAGES
@@ -43,7 +44,7 @@ def plan_memory(
 
     Raises:
         ConfigError: a layer is out of range, the memory of the method or of its projection is not
-            known, or weights are to be offloaded and spread, or offloaded and trained.
+            known, or weights are to be offloaded that are also spread, trained, or quantised.
         ModelError: the model decides by values, which are not there.
     """
     build = STAGES.get(config.method)
@@ -65,14 +66,20 @@ def plan_memory(
         )
     if offloaded and cards > 1:
         raise ConfigError("expected weights offloaded, or spread over cards, got both: plan one")
+    quantised = is_stand_in(model.model)
+    if offloaded and quantised:
+        raise ConfigError(
+            "expected weights that can be offloaded, got quantised ones, which stay where they "
+            "compute: plan them over several cards, or plan the unquantised model"
+        )
     costs = costs or pass_costs(model, config, work)
-    parameters = {id(p): p for p in model.model.parameters()}.values()
     sizes = Sizes.of(model, config, work)
     weights = Weights.of(model, config, offloaded=offloaded, cards=cards)
     return MemoryPlan(
-        parameters=sum(p.numel() for p in parameters),
+        parameters=value_count(model.model),
         stored=weights.stored,
         embeddings=weights.embeddings,
+        quantised=quantised,
         stages=build(sizes, costs, config, work, weights, model, cpu).stages(),
         cpu=cpu,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -17,6 +17,7 @@ from langedit.editing.layout import lay_out
 from langedit.editing.methods import find_method
 from langedit.editing.methods.fine_tuning import FineTuning
 from langedit.editing.methods.rome import Rome
+from langedit.editing.planning.quantisation import plain_projections
 from langedit.editing.planning.tracker import MetaTracker
 from langedit.editing.planning.workload import Workload, facts_of_mean_size
 from langedit.editing.requests import EditRequest
@@ -59,7 +60,7 @@ class PassCosts:
             there are; with the weights that are trained, their gradients and Adam's means.
     """
 
-    stats: PassCost
+    stats: PassCost = NO_PASS
     prepare: PassCost = NO_PASS
     step: PassCost = NO_PASS
     groups: float = 0.0
@@ -84,11 +85,17 @@ def pass_costs(model: EditableModel, config: EditConfig, work: Workload) -> Pass
     config.check_depth(model.structure.n_layers)
     requests = facts_of_mean_size(config, work, work.batch)
     stats = _cost(model, lambda: _corpus_batch(model, config, work.stats_tokens))
+    with plain_projections(model, config.edited_layers):
+        return replace(_edit_costs(model, config, requests), stats=stats)
+
+
+def _edit_costs(model: EditableModel, config: EditConfig, requests: list[EditRequest]) -> PassCosts:
+    """Passes of one batch of facts."""
     keys = _cost(model, lambda: _keys(model, config, requests))
     method = find_method(config.method)
     if issubclass(method, FineTuning):
         train = _training(model, config, method.from_config(config), requests)
-        return PassCosts(stats=stats, keys=keys, train=train)
+        return PassCosts(keys=keys, train=train)
     one_by_one = issubclass(method, Rome)
     together = requests[:1] if one_by_one else requests
     largest = max(target_groups(together, config), key=len)
@@ -96,7 +103,6 @@ def pass_costs(model: EditableModel, config: EditConfig, work: Workload) -> Pass
     prepare, step = _targets(model, config, [together[i] for i in largest], site)
     read = _key_of_one if one_by_one else _walk
     return PassCosts(
-        stats=stats,
         prepare=prepare,
         step=step,
         groups=len(requests) / len(largest),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
+from langedit.editing.planning.quantisation import quantisation_of
 from langedit.errors import ModelError
 
 
@@ -27,7 +28,8 @@ def read_shape(source: str, revision: str | None = None) -> PretrainedConfig:
         revision: of a hub model.
 
     Raises:
-        ModelError: there is none, transformers does not know its kind, or it is quantised.
+        ModelError: there is none, transformers does not know its kind, or it is quantised in a way
+            that is not known here.
     """
     if source in shape_names():
         text = (files("langedit") / "configs" / "shapes" / f"{source}.json").read_text("utf-8")
@@ -44,22 +46,8 @@ def read_shape(source: str, revision: str | None = None) -> PretrainedConfig:
             f"--model: expected one of the shapes {', '.join(shape_names())}, a folder with a "
             f"config.json, or a hub id, got {source!r} ({cause})"
         ) from error
-    _require_plain(source, found)
+    quantisation_of(source, found)
     return found
-
-
-def _require_plain(source: str, config: PretrainedConfig) -> None:
-    """Refuse a quantised checkpoint: what its library stores, and unpacks, is not known here."""
-    settings = getattr(config, "quantization_config", None)
-    if settings is None:
-        return
-    method = settings.get("quant_method") if isinstance(settings, dict) else None
-    raise ModelError(
-        f"--model: expected a configuration of plain weights, got {source!r}, which is quantised "
-        f"({method or 'quantization_config'}): the memory of quantised weights is not planned. "
-        "Plan a copy of its config.json without quantization_config: that is more than it will "
-        "need, since the weights of a quantised model are smaller"
-    )
 
 
 def dtype_of(name: str, config: PretrainedConfig) -> torch.dtype:

@@ -12,6 +12,7 @@ from langedit.editing.config import EditConfig
 from langedit.editing.methods import find_method
 from langedit.editing.methods.memit import Memit
 from langedit.editing.methods.rome import Rome
+from langedit.editing.planning.quantisation import plain_module
 from langedit.editing.planning.workload import Workload
 from langedit.linalg.growing import rows_with_room
 from langedit.models import EditableModel
@@ -81,7 +82,7 @@ class Sizes:
             d_in=d_in,
             moment=8 * d_in * d_in,
             weight=4 * d_in * d_model,
-            rounded=d_in * d_model * next(model.projection(0).parameters()).itemsize,
+            rounded=d_in * d_model * next(plain_module(model.projection(0)).parameters()).itemsize,
             rank=rank,
             rank_after=min(d_in, rank + work.edits) if grows else rank,
             batch_rows=8 * d_in * work.batch,

@@ -37,15 +37,17 @@ class MemoryPlan:
 
     Attributes:
         parameters: number of values in the model.
-        stored: bytes of its weights.
+        stored: bytes of its weights, as they are loaded.
         stages: in the order in which they come.
         embeddings: bytes of the token embeddings among them.
+        quantised: whether linear modules are quantised.
         cpu: whether the model computes on the CPU.
     """
 
     parameters: int
     stored: int
     embeddings: int
+    quantised: bool
     stages: tuple[Stage, ...]
     cpu: bool
 

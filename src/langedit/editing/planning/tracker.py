@@ -26,6 +26,7 @@ from langedit.errors import ModelError
 _SMALL = 1 << 22  # values of an integer tensor that are kept
 
 _aten = torch.ops.aten
+_FORMULAS = {**flop_registry, _aten._int_mm: flop_registry[_aten.mm]}
 
 
 class MetaTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -92,7 +93,7 @@ class MetaTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in (output,) if isinstance(output, Tensor) else tree_flatten(output)[0]:
             if isinstance(tensor, Tensor) and tensor.is_meta:
                 self._count(tensor)
-        formula = flop_registry.get(func._overloadpacket)
+        formula = _FORMULAS.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **kwargs, out_val=output)
         if values is not None:

@@ -135,7 +135,7 @@ class RunStages(ABC):
         return Stage(
             name="stats",
             device={
-                "weights": self.weights.resident,
+                "weights": self.weights.collecting,
                 "second moments": s.layers * s.moment,
                 "activations": self.costs.stats.bytes,
             },
