@@ -15,6 +15,8 @@ from oracles_targets import hidden_at, naive_target
 from tiny import SENTENCES, tiny_editable, tiny_tokenizer
 
 from langedit.editing import Editor, compute_keys, optimise_targets, prepare_request
+from langedit.editing.prefix_cache import PrefixCache
+from langedit.editing.targets import target_groups
 from langedit.errors import TokenError
 from langedit.evaluation import encode_answer, forced_answers, score_facts
 from langedit.facts import Fact
@@ -100,6 +102,44 @@ def test_awkward_facts_of_one_batch_do_not_influence_each_other():
     together = optimise_targets(model, requests, config).target_hidden
     apart = [optimise_targets(model, [request], config).target_hidden for request in requests]
     torch.testing.assert_close(together, torch.cat(apart), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "falcon"])  # suffixes in one row, and padded
+def test_a_long_prompt_makes_the_kept_prefixes_of_other_facts_no_longer(family, monkeypatch):
+    model, config = editable(family), settings(value_steps=1, layers=(1,), kl_weight=0.1)
+    ordinary = [Fact("en", "The capital of {} is", f"{i}", "Wien") for i in range(40)]
+    facts = [*ordinary, CASES["prompt of 2,000 tokens"]]
+    requests = [prepare_request(model, fact, PREFIXES.of("en"), config) for fact in facts]
+    kept = []
+    compute = PrefixCache.compute
+
+    def noted(*arguments):
+        cache = compute(*arguments)
+        rows, _, length, _ = cache.layers[0][0].shape
+        kept.append(rows * length)
+        return cache
+
+    monkeypatch.setattr(PrefixCache, "compute", noted)
+    optimise_targets(model, requests, config)
+    needed = sum(prompt.lookup for own in requests for prompt in (*own.prompts, own.kl_prompt))
+    assert sum(kept) < 2 * needed
+
+
+def test_groups_bound_what_is_run_and_what_is_kept():
+    model, config = editable(), settings(micro_batch_tokens=600)
+    requests = [
+        prepare_request(model, fact, PREFIXES.of(fact.language), config) for fact in CASES.values()
+    ]
+    groups = target_groups(requests, config)
+    assert sorted(i for group in groups for i in group) == list(range(len(requests)))
+    shared = [group for group in groups if len(group) > 1]
+    assert shared
+    for group in shared:
+        own = [requests[i] for i in group]
+        rows = sum(1 + len(one.prompts) for one in own)
+        prompts = [(p, len(one.target_ids)) for one in own for p in one.prompts]
+        assert rows * max(len(p.ids) - p.lookup + size - 1 for p, size in prompts) <= 600
+        assert rows * max(p.lookup for p, _ in prompts) <= 8 * 600
 
 
 def test_a_batch_of_awkward_facts_can_be_edited_and_undone():

@@ -26,6 +26,10 @@ from langedit.parallel import ALONE, Processes
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
 
+_PREFIX = 8
+"""A token whose keys and values are kept takes at most so much less than one that is run with a
+graph for its gradient, which holds the queries and the inside of the MLP, too."""
+
 Site = Literal["layer", "projection"]
 """What a target is of: the output of the last edited layer, or of the edited projection in it."""
 
@@ -99,9 +103,12 @@ def optimise_targets(
 def target_groups(requests: Sequence[EditRequest], config: EditConfig) -> list[list[int]]:
     """Numbers of the facts that are optimised at once, in groups that `micro_batch_tokens` bounds.
 
-    A step runs of each fact its contexts and its KL prompt, from their lookup tokens on.
+    A step runs of each fact its contexts and its KL prompt, from their lookup tokens on. What
+    stands before is kept as keys and values, of which there may be `_PREFIX` times as many tokens:
+    padding makes every row of a group as long as its longest, so that a fact with a prompt of
+    thousands of tokens is with few others.
     """
-    widths = [_suffix_length(request) for request in requests]
+    widths = [_width(request) for request in requests]
     rows = [1 + sum(len(member.prompts) for member in request.members) for request in requests]
     count = len(micro_batches(widths, config.micro_batch_tokens, rows=rows))
     low, high = 1, config.micro_batch_tokens
@@ -114,13 +121,12 @@ def target_groups(requests: Sequence[EditRequest], config: EditConfig) -> list[l
     return micro_batches(widths, low, rows=rows)
 
 
-def _suffix_length(request: EditRequest) -> int:
-    """Tokens from the lookup token on, in the longest of the rows that a step runs."""
-    return max(
-        len(prompt.ids) - prompt.lookup + len(member.target_ids) - 1
-        for member in request.members
-        for prompt in member.prompts
-    )
+def _width(request: EditRequest) -> int:
+    """Tokens from the lookup token on, or a share of those before it, in the longest rows."""
+    rows = [(prompt, member) for member in request.members for prompt in member.prompts]
+    suffix = max(len(own.ids) - own.lookup + len(member.target_ids) - 1 for own, member in rows)
+    prefix = max(own.lookup for own in (*(own for own, _ in rows), request.kl_prompt))
+    return max(suffix, -(-prefix // _PREFIX))
 
 
 def _optimise(
