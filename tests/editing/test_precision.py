@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -17,6 +19,7 @@ from langedit.editing.methods import rome as rome_module
 from langedit.editing.methods.closed_form import ClosedForm
 from langedit.editing.methods.registry import find_method, method_names
 from langedit.errors import NumericalError
+from langedit.facts import Fact
 from langedit.linalg import LowRankUpdate
 
 HALF = (torch.bfloat16, torch.float16)
@@ -121,7 +124,7 @@ def test_a_target_that_is_not_finite_names_its_fact(value, monkeypatch):
 
     def spoil(delta, radius):
         delta = delta.clone()
-        delta[3, 5] = value
+        delta[3:4, 5] = value  # a fact that is looked at alone is well
         return delta
 
     monkeypatch.setattr(clamp, spoil)
@@ -141,6 +144,55 @@ def test_a_finite_change_that_makes_no_finite_loss_names_its_fact(monkeypatch):
 
     monkeypatch.setattr("langedit.editing.targets._clamp", overflow)
     refused(editor, model, "Peru")
+
+
+MANY = (*FACTS, *LATER, Fact("en", "The {} is", "X東Z", "Rome", id="spoilt"))
+
+
+@contextmanager
+def without_numbers(model, fact) -> Iterator[None]:
+    """The model has no numbers for a token that the prompt of this one of `MANY` alone has."""
+    prompts = {own: prepare_request(model, own, (), settings()).prompts[0] for own in MANY}
+    others = {i for own, prompt in prompts.items() if own != fact for i in prompt.ids}
+    (token, *_) = [i for i in prompts[fact].ids[: prompts[fact].lookup + 1] if i not in others]
+
+    def spoil(_module, args, output):
+        return output.masked_fill((args[0] == token).unsqueeze(-1), torch.nan)
+
+    handle = model.model.get_input_embeddings().register_forward_hook(spoil)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])  # facts in one row, and padded
+@pytest.mark.parametrize("method", METHODS)
+def test_of_facts_that_run_together_the_one_without_numbers_is_named_and_no_other(method, family):
+    model = tiny_editable(family)
+    editor = editor_of(model, **METHODS[method])
+    with without_numbers(model, MANY[-1]):
+        refused(editor, model, r"(?s)^(?!.*France)(?!.*more).*(of|for) spoilt: load", MANY)
+
+
+@pytest.mark.parametrize("method", [*SPREADING, "rome"])
+def test_so_it_is_where_targets_are_given(method):
+    model = tiny_editable()
+    editor = editor_of(model, **METHODS[method])
+    targets = torch.randn(len(MANY), 32, generator=torch.Generator().manual_seed(0))
+    with without_numbers(model, MANY[-1]):
+        before = values(model)
+        with pytest.raises(NumericalError, match="expected a finite key.* for spoilt: load"):
+            editor.apply(MANY, target_hidden=targets)
+    assert all(torch.equal(model.read_weight(layer), before[layer]) for layer in before)
+    assert editor.apply(MANY, target_hidden=targets).facts == MANY
+
+
+def test_of_many_facts_without_numbers_three_are_named_and_the_others_counted():
+    model = tiny_editable()
+    editor = editor_of(model)
+    model.model.lm_head.weight.data[5] = torch.nan
+    refused(editor, model, r"of en: .*France.*load .*\. So do 6 more: .*Peru.* and 3 more$", MANY)
 
 
 def spoil_reading(monkeypatch, *, key=None, hidden=None):

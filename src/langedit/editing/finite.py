@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,54 @@ from langedit.editing.requests import EditRequest
 from langedit.errors import NumericalError
 from langedit.linalg import LowRankUpdate, Update
 
+T = TypeVar("T")
+
 _NAMED = 3  # facts a message names before it counts the others
+
+
+def not_finite(rows: Tensor) -> list[int]:
+    """Which rows (n, width) hold a value that is not finite; none on the meta device."""
+    if rows.is_meta:  # a run that is planned has no values
+        return []
+    found: list[int] = (~torch.isfinite(rows)).any(dim=1).nonzero().flatten().tolist()
+    return found
+
+
+def by_name(
+    group: list[int], run: Callable[[list[int]], T], requests: Sequence[EditRequest]
+) -> T:
+    """Run facts together; what is not finite is said of the facts of which it is so alone, too.
+
+    Args:
+        group: numbers of the facts.
+        run: runs some of them.
+        requests: all of them.
+
+    Raises:
+        NumericalError: as of the first fact that fails alone, and how many more do; as `run` raised
+            it where none does.
+    """
+    try:
+        return run(group)
+    except NumericalError as error:
+        found = _failing(group, run) if len(group) > 1 else []
+        if not found:
+            raise
+        first, *others = found
+        more = f". So do {len(others)} more: {fact_names([requests[i] for i, _ in others])}"
+        raise NumericalError(f"{first[1]}{more if others else ''}") from error
+
+
+def _failing(group: list[int], run: Callable[[list[int]], T]) -> list[tuple[int, NumericalError]]:
+    """The facts that fail alone, found by halves, with what they raise."""
+    middle = len(group) // 2
+    found = []
+    for half in (group[:middle], group[middle:]):
+        try:
+            run(half)
+        except NumericalError as error:
+            found += [(half[0], error)] if len(half) == 1 else _failing(half, run)
+    return found
 
 
 def require_finite_facts(
@@ -23,12 +71,12 @@ def require_finite_facts(
     Raises:
         NumericalError: names the facts whose rows they are.
     """
-    bad = (~torch.isfinite(rows)).any(dim=1).nonzero().flatten().tolist()
+    bad = not_finite(rows)
     if bad:
         values = int((~torch.isfinite(rows[bad[0]])).sum())
         raise NumericalError(
             f"layer {layer}: expected a finite {what}, got one with {values} of {rows.shape[1]} "
-            f"values not finite for {_names([requests[i] for i in bad])}: load the model in "
+            f"values not finite for {fact_names([requests[i] for i in bad])}: load the model in "
             "float32 or bfloat16, or leave the fact out"
         )
 
@@ -54,7 +102,7 @@ def naming_facts(requests: Sequence[EditRequest], layer: int) -> Iterator[None]:
     try:
         yield
     except NumericalError as error:
-        raise NumericalError(f"layer {layer}, {_names(requests)}: {error}") from error
+        raise NumericalError(f"layer {layer}, {fact_names(requests)}: {error}") from error
 
 
 @contextmanager
@@ -80,11 +128,11 @@ def naming_culprit(
         bad = (~torch.isfinite(weight.to(stored))).nonzero()
         factors = _factors_of_facts(update, requests)
         if factors is None or not len(bad):
-            raise NumericalError(f"layer {layer}, {_names(requests)}: {error}") from error
+            raise NumericalError(f"layer {layer}, {fact_names(requests)}: {error}") from error
         row, column = bad[0].tolist()
         share = (factors.left[row] * factors.right[:, column]).abs()
         guilty = requests[int(share.argmax())]
-        raise NumericalError(f"layer {layer}, most by {_names([guilty])}: {error}") from error
+        raise NumericalError(f"layer {layer}, most by {fact_names([guilty])}: {error}") from error
 
 
 def _factors_of_facts(update: Update, requests: Sequence[EditRequest]) -> LowRankUpdate | None:
@@ -94,7 +142,7 @@ def _factors_of_facts(update: Update, requests: Sequence[EditRequest]) -> LowRan
     return None
 
 
-def _names(requests: Sequence[EditRequest]) -> str:
+def fact_names(requests: Sequence[EditRequest]) -> str:
     """Names of the facts, with those that were merged into one row."""
     members = [member for request in requests for member in request.members]
     named = "; ".join(member.name for member in members[:_NAMED])

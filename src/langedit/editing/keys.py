@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from langedit.editing.batching import Result, out_of_memory, ran_out_of_memory, release_memory
+from langedit.editing.finite import not_finite
 from langedit.editing.forwards import on_tokens, replace_forwards
+from langedit.editing.key_weights import bare_first, key_weights, weighted_sums
 from langedit.editing.layout import TokenLayout, lay_out
 from langedit.editing.passes import begin_after
 from langedit.models import EditableModel, EncodedPrompt, Recorder
@@ -41,7 +43,7 @@ def compute_keys(
         layer -> keys (n, d_in) float32.
     """
     cut = [_cut(prompt) for context in contexts for prompt in context]
-    weights = _key_weights([len(context) for context in contexts])
+    weights = key_weights([len(context) for context in contexts])
 
     def run(limit: int) -> dict[int, Tensor]:
         parts = [_Stretch(layout) for layout in lay_out(model, cut, limit)]
@@ -50,7 +52,7 @@ def compute_keys(
         return {layer: _in_order([(p.layout, p.keys[layer]) for p in parts]) for layer in layers}
 
     rows = _with_less_memory(run, max_tokens, cut)
-    return {layer: weights.to(keys.device) @ keys for layer, keys in rows.items()}
+    return {layer: weighted_sums(weights.to(keys.device), keys) for layer, keys in rows.items()}
 
 
 def lookup_hidden(
@@ -111,9 +113,8 @@ class LayerWalk:
         self._limit = max_tokens
         self._bare = [_cut(context[0]) for context in contexts]
         self._prefixed = [_cut(prompt) for context in contexts for prompt in context[1:]]
-        self._weights = _key_weights([len(context) for context in contexts])
-        bare_first = _bare_first([len(context) for context in contexts])
-        self._weights = self._weights[:, bare_first]
+        self._weights = key_weights([len(context) for context in contexts])
+        self._weights = self._weights[:, bare_first([len(context) for context in contexts])]
         self._stretches: tuple[list[_Stretch], list[_Stretch]] | None = None
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -136,7 +137,7 @@ class LayerWalk:
             ]
             keys = torch.cat([own.to(rows[0].device) for own in rows])
             hidden = _in_order([(part.layout, part.reached) for part in bare])
-            return self._weights.to(keys.device) @ keys, hidden
+            return weighted_sums(self._weights.to(keys.device), keys), hidden
 
         return _with_less_memory(run, self._limit, [*self._bare, *self._prefixed])
 
@@ -218,6 +219,33 @@ class _Stretch:
         if kept:
             self._states = recorder.outputs[kept]
             self._entering = keep or 0
+        if len(self.layout.members) > 1:
+            self._look_apart(model, keys, hidden, projected)
+
+    def _look_apart(
+        self,
+        model: EditableModel,
+        keys: Sequence[int],
+        hidden: int | None,
+        projected: int | None,
+    ) -> None:
+        """Run prompts whose values are not finite again, each alone.
+
+        Prompts in one row spread such values: a masked token weighs 0 in attention, and 0 times
+        what is no number is none. Afterwards only those have them whose own doing it is.
+        """
+        read = [self.keys[layer] for layer in keys]
+        read += [] if hidden is None else [self.reached]
+        read += [] if projected is None else [self.projected]
+        for i in sorted({i for rows in read for i in not_finite(rows)}):
+            ids = self.layout.ids[self.layout.rows[i], list(self.layout.columns[i])].tolist()
+            alone = _Stretch(lay_out(model, [ids], len(ids))[0])
+            alone.run(model, keys=keys, hidden=hidden, projected=projected)
+            again = [alone.keys[layer] for layer in keys]
+            again += [] if hidden is None else [alone.reached]
+            again += [] if projected is None else [alone.projected]
+            for rows, own in zip(read, again, strict=True):
+                rows[i] = own[0].to(rows)
 
     def _at_lookup(self, states: Tensor) -> Tensor:
         """(prompts, width) of states of all tokens, which some models (OPT) give as one list."""
@@ -254,25 +282,3 @@ def _in_order(parts: Sequence[tuple[TokenLayout, Tensor]]) -> Tensor:
     order = torch.tensor([member for layout, _ in parts for member in layout.members]).argsort()
     device = parts[0][1].device
     return torch.cat([rows.to(device) for _, rows in parts])[order.to(device)]
-
-
-def _key_weights(sizes: Sequence[int]) -> Tensor:
-    """(edits, prompts): what each prompt counts for in each edit's key."""
-    weights = torch.zeros(len(sizes), sum(sizes))
-    start = 0
-    for edit, size in enumerate(sizes):
-        if size == 1:
-            weights[edit, start] = 1.0
-        else:
-            weights[edit, start] = 0.5
-            weights[edit, start + 1 : start + size] = 0.5 / (size - 1)
-        start += size
-    return weights
-
-
-def _bare_first(sizes: Sequence[int]) -> Tensor:
-    """Numbers of the prompts of all edits, the bare ones before the prefixed ones."""
-    starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
-    bare = torch.zeros(sum(sizes), dtype=torch.bool)
-    bare[starts] = True
-    return torch.cat([bare.nonzero().squeeze(1), (~bare).nonzero().squeeze(1)])

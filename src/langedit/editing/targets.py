@@ -15,7 +15,7 @@ from torch import Tensor
 
 from langedit.editing.adam import RowAdam
 from langedit.editing.batching import halve_on_oom, micro_batches
-from langedit.editing.finite import require_finite_facts
+from langedit.editing.finite import by_name, fact_names, require_finite_facts
 from langedit.editing.forwards import frozen
 from langedit.editing.requests import EditRequest
 from langedit.editing.target_loss import LossTerms, TargetLoss
@@ -88,8 +88,11 @@ def optimise_targets(
     """
     groups = target_groups(requests, config)
 
-    def optimise(group: list[int]) -> Targets:
+    def together(group: list[int]) -> Targets:
         return _optimise([requests[i] for i in group], model, config, site, use_cache)
+
+    def optimise(group: list[int]) -> Targets:
+        return by_name(group, together, requests)
 
     def share(own: Sequence[list[int]]) -> list[list[tuple[list[int], Targets]]]:
         return [halve_on_oom(group, optimise) for group in own]
@@ -185,10 +188,9 @@ def _check_finite(
 ) -> None:
     bad = (active & ~torch.isfinite(values)).nonzero().flatten().tolist()
     if bad:
-        names = ", ".join(requests[i].name for i in bad)
         raise NumericalError(
             f"expected a finite target loss, got {float(values[bad[0]])} at evaluation {step} of "
-            f"{names}: load the model in float32 or bfloat16, or lower value_lr"
+            f"{fact_names([requests[i] for i in bad])}: load the model in float32 or bfloat16, or lower value_lr"
         )
 
 
