@@ -182,7 +182,7 @@ def test_so_it_is_where_targets_are_given(method):
     targets = torch.randn(len(MANY), 32, generator=torch.Generator().manual_seed(0))
     with without_numbers(model, MANY[-1]):
         before = values(model)
-        with pytest.raises(NumericalError, match="expected a finite key.* for spoilt: load"):
+        with pytest.raises(NumericalError, match=r"expected a finite key.* for spoilt: load"):
             editor.apply(MANY, target_hidden=targets)
     assert all(torch.equal(model.read_weight(layer), before[layer]) for layer in before)
     assert editor.apply(MANY, target_hidden=targets).facts == MANY

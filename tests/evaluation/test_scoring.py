@@ -289,7 +289,7 @@ def test_scores_of_activations_that_overflow_float16_are_refused_by_prompt():
     sound, spoiled = FACTS[2 - larger], FACTS[1 + larger]
     bare = [replace(own, paraphrases=(), neighbourhood=()) for own in (sound, spoiled)]
     assert score_facts(half, bare[:1], kinds=FORCED)[0].efficacy is not None
-    with pytest.raises(NumericalError, match=f"{spoiled.subject}.*not numbers.*torch.float16"):
+    with pytest.raises(NumericalError, match=f"{spoiled.subject}.*not finite.*torch.float16"):
         score_facts(half, bare, kinds=FORCED)
     half.projection(2).weight.mul_(4)
     ids = encode_answer(half, spoiled.language, spoiled.text, spoiled.target)[0]

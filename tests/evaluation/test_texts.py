@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from tiny import FAMILIES, tiny_editable
 
-from langedit.errors import LangEditError
+from langedit.editing import generate_prefixes
+from langedit.errors import LangEditError, NumericalError
 from langedit.evaluation import continue_greedily, forced_answers, perplexity
 
 
@@ -88,3 +93,65 @@ def test_out_of_memory_halves_batches_and_changes_nothing(monkeypatch):
     most = 0
     with pytest.raises(LangEditError, match="expected room for one text"):
         forced_answers(model, items)
+
+
+@contextmanager
+def logit(model, value, token=7) -> Iterator[None]:
+    """One token of the vocabulary always has this logit."""
+    head = model.model.get_submodule(model.structure.head)
+
+    def put(_module, _args, output):
+        changed = output.clone()
+        changed[..., token] = value
+        return changed
+
+    handle = head.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+TEXTS = ["The water is in Peru", "Paris is in", "Anna"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_refused_wherever_the_model_is_asked(value):
+    """One of them, of a token that nobody asks for, would be the most probable one, or none."""
+    model = tiny_editable("llama")
+    item = ((30, 31, 32), (40, 41))
+    with logit(model, value):
+        for ask in (
+            lambda: forced_answers(model, [item]),
+            lambda: continue_greedily(model, [item[0]], [2]),
+            lambda: perplexity(model, TEXTS),
+            lambda: generate_prefixes(model, ["en"]),
+        ):
+            with pytest.raises(NumericalError, match=r"not finite.*torch.float32"):
+                ask()
+    assert math.isfinite(perplexity(model, TEXTS))
+
+
+def test_an_answer_that_is_impossible_is_refused_and_one_beside_it_is_not():
+    model = tiny_editable("llama")
+    with logit(model, -math.inf):
+        with pytest.raises(NumericalError, match=r"probabilities of .* after .*not finite"):
+            forced_answers(model, [((30, 31), (7,))])
+        (said,) = forced_answers(model, [((30, 31), (40,))])
+        assert math.isfinite(said.log_probabilities[0])
+
+
+def test_a_text_without_probabilities_is_named():
+    model = tiny_editable("llama")
+    others = {i for text in TEXTS[1:] for i in model.tokenizer(text)["input_ids"]}
+    (token, *_) = [i for i in model.tokenizer(TEXTS[0])["input_ids"] if i not in others]
+    model.model.get_input_embeddings().weight.data[token] = math.nan
+    with pytest.raises(NumericalError, match="probabilities of the text 'The water is in Peru'"):
+        perplexity(model, TEXTS)
+    assert math.isfinite(perplexity(model, TEXTS[1:]))
+
+
+def test_a_perplexity_beyond_all_numbers_is_infinite():
+    model = tiny_editable("llama")
+    model.model.lm_head.weight.data.mul_(1e4)
+    assert perplexity(model, TEXTS) == math.inf

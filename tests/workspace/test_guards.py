@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 
 import pytest
 from workspaces import FACTS, PROMPT, answer, apply, canary, model, new_workspace, weights
 
 from langedit.cli.settings import read_guards
-from langedit.errors import ConfigError
+from langedit.errors import ConfigError, NumericalError
 from langedit.facts import Probe
 from langedit.workspace import GuardSettings, Ledger
 from langedit.workspace.probes import Reading, spread
@@ -72,6 +74,44 @@ def test_a_batch_that_breaks_a_limit_is_refused(tmp_path, limits, said):
     assert event.weights_before == event.weights_after == before == weights(folder)
     assert (event.artefact, event.summary.then) == (None, "stop")
     assert verify(folder, model()).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (NumericalError("probabilities of the text 'Wien.'"), "of the text 'Wien.'"),
+        (math.inf, "beyond all numbers"),
+    ],
+)
+def test_a_batch_after_which_texts_have_no_perplexity_is_refused(
+    tmp_path, monkeypatch, found, said
+):
+    guards = GuardSettings.of({"texts": ["t"], "max_perplexity_ratio": 100.0})
+    folder = new_workspace(tmp_path, guards=guards, texts=["Wien."])
+    before = weights(folder)
+
+    def spoilt(*_, **__):
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr("langedit.workspace.probes.perplexity", spoilt)
+    (step,) = apply(folder, FACTS[:1])
+    assert not step.kept
+    (event,) = events(folder)
+    (breach,) = event.summary.breaches
+    assert breach.startswith("max_perplexity_ratio: expected 100, got nothing (")
+    assert said in breach
+    assert before == weights(folder)
+    with Ledger.open(folder) as ledger:
+        json.dumps(ledger.figures(1), allow_nan=False)
+
+
+def test_texts_that_the_unedited_model_finds_impossible_are_no_guard(tmp_path, monkeypatch):
+    monkeypatch.setattr("langedit.workspace.probes.perplexity", lambda *_: math.inf)
+    guards = GuardSettings.of({"texts": ["t"], "max_perplexity_ratio": 100.0})
+    with pytest.raises(ConfigError, match=r"guards: texts: .*beyond all numbers"):
+        new_workspace(tmp_path, guards=guards, texts=["Wien."])
 
 
 def test_a_canary_that_sings_no_more(tmp_path):

@@ -227,10 +227,7 @@ def _picked(
 
 def _perplexity(model: EditableModel, texts: Sequence[str]) -> float | None:
     """Perplexity; `None` where it is beyond all numbers, as after a collapse."""
-    try:
-        value = perplexity(model, texts)
-    except OverflowError:
-        return None
+    value = perplexity(model, texts)
     return value if math.isfinite(value) else None
 
 

@@ -26,9 +26,7 @@ def not_finite(rows: Tensor) -> list[int]:
     return found
 
 
-def by_name(
-    group: list[int], run: Callable[[list[int]], T], requests: Sequence[EditRequest]
-) -> T:
+def by_name(group: list[int], run: Callable[[list[int]], T], requests: Sequence[EditRequest]) -> T:
     """Run facts together; what is not finite is said of the facts of which it is so alone, too.
 
     Args:

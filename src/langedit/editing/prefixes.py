@@ -192,10 +192,10 @@ def _continue(model: EditableModel, word: str, length: int, generator: torch.Gen
         batch = torch.tensor([ids], device=model.device)
         with torch.no_grad():
             logits = model.model(input_ids=batch, use_cache=False).logits[0, -1]
-        if bool(logits.isnan().any()):
+        if not bool(logits.float().logsumexp(dim=0).isfinite()):
             raise NumericalError(
                 f"prefixes: expected the model to go on after {word!r}, got logits that are not "
-                f"numbers: activations overflow {logits.dtype}. Load it in float32 or bfloat16"
+                f"finite: activations overflow {logits.dtype}. Load it in float32 or bfloat16"
             )
         ids.append(_sample(logits, special, generator))
     return _clean(str(model.tokenizer.decode(ids, skip_special_tokens=True)))

@@ -188,9 +188,10 @@ def _check_finite(
 ) -> None:
     bad = (active & ~torch.isfinite(values)).nonzero().flatten().tolist()
     if bad:
+        names = fact_names([requests[i] for i in bad])
         raise NumericalError(
             f"expected a finite target loss, got {float(values[bad[0]])} at evaluation {step} of "
-            f"{fact_names([requests[i] for i in bad])}: load the model in float32 or bfloat16, or lower value_lr"
+            f"{names}: load the model in float32 or bfloat16, or lower value_lr"
         )
 
 

@@ -92,7 +92,7 @@ def forced_answers(
         One answer an item, in order.
 
     Raises:
-        NumericalError: the model gives no numbers for an answer; the message names it.
+        NumericalError: the model gives no finite numbers for an answer; the message names it.
         LangEditError: memory does not hold one text; batches are halved before that.
     """
     rows, owners = maximal_rows([(*prompt, *answer)[:-1] for prompt, answer in items])
@@ -146,7 +146,7 @@ def _run(
     answers, at = {}, 0
     for item in asked:
         end = at + len(items[item][1])
-        if any(map(math.isnan, chosen[at:end])):
+        if not all(map(math.isfinite, chosen[at:end])):
             prompt, answer = items[item]
             text = shortened(str(model.tokenizer.decode(list(answer))))
             raise no_numbers(model, repr(text), prompt)
@@ -159,15 +159,20 @@ def no_numbers(model: EditableModel, what: str, prompt: Sequence[int]) -> Numeri
     """What to say where the most probable token would be any token.
 
     Args:
-        model: whose logits are not numbers.
+        model: whose logits are not finite.
         what: was asked for, in words.
         prompt: token ids before it.
     """
     before = shortened(str(model.tokenizer.decode(list(prompt))))
+    return spoiled(model, f"{what} after {before!r}")
+
+
+def spoiled(model: EditableModel, what: str) -> NumericalError:
+    """What to say where a model gives no probabilities of something."""
     return NumericalError(
-        f"expected probabilities of {what} after {before!r}, got values that are not numbers: "
-        f"activations overflow {model.model.dtype}, or the edits have spoiled the model. Load it "
-        "in float32 or bfloat16, or undo the last batch"
+        f"expected probabilities of {what}, got values that are not finite: activations overflow "
+        f"{model.model.dtype}, or the edits have spoiled the model. Load it in float32 or "
+        "bfloat16, or undo the last batch"
     )
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from langedit.editing.batching import halve_on_oom, micro_batches
+from langedit.editing.requests import shortened
 from langedit.errors import FactError
-from langedit.evaluation.forced import no_numbers
+from langedit.evaluation.forced import no_numbers, spoiled
 from langedit.facts import Language
 from langedit.models import EditableModel, encode_text, pad_batch
 from langedit.parallel import ALONE, Processes
@@ -111,8 +112,12 @@ def perplexity(
         batch_tokens: padded tokens in one forward pass.
         processes: each runs its share of the forward passes; all get the perplexity.
 
+    Returns:
+        The perplexity; infinite where it is beyond all numbers, as after a collapse.
+
     Raises:
         FactError: the texts have no token that has a context.
+        NumericalError: the model gives no probabilities; the message names the text.
     """
     total, count = 0.0, 0
     for log_likelihood, tokens in text_log_likelihoods(
@@ -122,7 +127,10 @@ def perplexity(
         count += tokens
     if not count:
         raise FactError("perplexity: expected texts of two or more tokens, got none")
-    return math.exp(-total / count)
+    try:
+        return math.exp(-total / count)
+    except OverflowError:
+        return math.inf
 
 
 def text_log_likelihoods(
@@ -140,6 +148,9 @@ def text_log_likelihoods(
 
     Returns:
         For each text, in order of length, the sum and how many tokens it is of.
+
+    Raises:
+        NumericalError: a sum is not finite; the message names the text.
     """
     sequences = [encode_text(model.tokenizer, text) for text in texts]
     groups = micro_batches([len(sequence) for sequence in sequences], batch_tokens)
@@ -152,7 +163,11 @@ def text_log_likelihoods(
             chosen = logits.gather(-1, expected[..., None])[..., 0] - logits.logsumexp(-1)
         lengths = [len(sequences[i]) - 1 for i in group]
         rows = (row[:length].cpu() for row, length in zip(chosen, lengths, strict=True))
-        return [(float(row.double().sum()), len(row)) for row in rows]
+        found = [(float(row.double().sum()), len(row)) for row in rows]
+        for i, (total, _) in zip(group, found, strict=True):
+            if not math.isfinite(total):
+                raise spoiled(model, f"the text {shortened(texts[i])!r}")
+        return found
 
     def read(own: Sequence[list[int]]) -> list[list[tuple[float, int]]]:
         return [
@@ -188,9 +203,9 @@ def _generate(
     generate: Callable[..., Tensor] = cast(Any, model.model).generate
 
     def require_numbers(_: Tensor, scores: Tensor) -> Tensor:
-        spoiled = scores.isnan().any(dim=-1).nonzero().flatten().tolist()
-        if spoiled:
-            raise no_numbers(model, "the next token", prompts[spoiled[0]])
+        bad = (~scores.logsumexp(dim=-1).isfinite()).nonzero().flatten().tolist()
+        if bad:
+            raise no_numbers(model, "the next token", prompts[bad[0]])
         return scores
 
     with torch.no_grad():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from langedit.editing import BatchReport, Editor
-from langedit.errors import ConfigError
+from langedit.errors import ConfigError, NumericalError
 from langedit.evaluation import (
     FactScore,
     encode_answer,
@@ -44,7 +45,9 @@ class Baseline:
         """Measure the unedited model.
 
         Raises:
-            ConfigError: it does not give the answer of a canary.
+            ConfigError: it does not give the answer of a canary, or texts have no finite
+                perplexity.
+            NumericalError: it gives no probabilities.
         """
         for canary, right, said in _ask(model, guards.canaries):
             if not right:
@@ -53,6 +56,11 @@ class Baseline:
                     f"{canary.prompt!r}, got {said!r}: mend or remove this canary"
                 )
         value = perplexity(model, texts) if texts else None
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(
+                "guards: texts: expected texts that the unedited model finds possible, got a "
+                "perplexity beyond all numbers: give texts of a kind that it was trained on"
+            )
         return cls(texts=tuple(texts), perplexity=value)
 
 
@@ -142,10 +150,8 @@ def read_guards(
     if guards.canaries:
         readings.append(_read_canaries(editor, guards.canaries))
     if guards.max_perplexity_ratio is not None and baseline.perplexity is not None:
-        now = perplexity(editor.model, baseline.texts, processes=editor.processes)
-        ratio = now / baseline.perplexity
         limit = guards.max_perplexity_ratio
-        readings.append(_at_most("max_perplexity_ratio", ratio, limit))
+        readings.append(_read_perplexity(editor, baseline.texts, baseline.perplexity, limit))
     if guards.max_specificity_loss is not None:
         after = mean_or_none(score.specificity for score in probed.scores)
         lost = None
@@ -183,6 +189,19 @@ def _read_canaries(editor: Editor, canaries: Sequence[Canary]) -> Reading:
     return Reading(
         name="canaries", value=share, limit=1.0, broken=bool(wrong), detail="; ".join(wrong)
     )
+
+
+def _read_perplexity(editor: Editor, texts: Sequence[str], before: float, limit: float) -> Reading:
+    """The ratio to the perplexity before; a model that has none breaks the rail without a value."""
+    name = "max_perplexity_ratio"
+    try:
+        ratio = perplexity(editor.model, texts, processes=editor.processes) / before
+    except NumericalError as error:
+        return Reading(name=name, value=None, limit=limit, broken=True, detail=str(error))
+    if not math.isfinite(ratio):
+        detail = "a perplexity beyond all numbers"
+        return Reading(name=name, value=None, limit=limit, broken=True, detail=detail)
+    return _at_most(name, ratio, limit)
 
 
 def _ask(
