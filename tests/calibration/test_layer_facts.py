@@ -68,12 +68,13 @@ def test_layers_behind_the_loss_layer_reach_nothing(model, monkeypatch):
 
 def test_a_fact_that_overflows_is_not_reached_and_leaves_the_others_alone(model, monkeypatch):
     monkeypatch.setattr("langedit.calibration.layer_facts._REACHED", math.inf)
-    config = settings(value_steps=1, prefix_count=1)
+    config = settings(value_steps=2, prefix_count=1)
     requests = requests_of(model, config)
     bad = requests[1]
 
     def optimise(own_model, own, own_config):
-        if own_config.layers == (1,) and any(request is bad for request in own):
+        takes_it = any(request is bad for request in own) and own_config.value_steps > 1
+        if own_config.layers == (1,) and takes_it:
             raise NumericalError(f"expected a finite target loss, got inf of {bad.name}")
         return optimise_targets(own_model, own, own_config)
 
@@ -83,7 +84,32 @@ def test_a_fact_that_overflows_is_not_reached_and_leaves_the_others_alone(model,
     expected[:, 1, 1] = True
     assert torch.equal(found.failed, expected)
     assert torch.equal(found.reached, ~expected)
-    assert found.overflows == 1
+    assert found.overflowing == (bad.name,)
+
+
+@pytest.mark.parametrize("part", ["head", "layer 2", "layer 0"])
+def test_a_model_without_numbers_reaches_nothing_and_says_where(part):
+    model = tiny_editable()
+    config = settings(value_steps=3, prefix_count=1)
+    requests = requests_of(model, config)
+    module = model.model.lm_head if part == "head" else model.projection(int(part[-1]))
+    module.weight.data[1, 1] = math.nan
+    what = "hidden state" if part == "layer 0" else "target loss, got nan at evaluation 1 of"
+    with pytest.raises(NumericalError, match=rf"^layer 0\b.*expected a finite {what}.*France"):
+        reach(model, requests, config)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_statistics_of_keys_that_are_not_finite_are_refused_by_fact(value):
+    model = tiny_editable()
+    moments, requests = random_moments(model), requests_of(model, settings())
+    others = {i for own in (0, 1, 3) for p in requests[own].prompts for i in p.ids}
+    (token, *_) = [i for i in requests[2].prompts[0].ids if i not in others]
+    model.model.get_input_embeddings().weight.data[token] = value
+    with pytest.raises(
+        NumericalError, match=r"layer 0: expected a finite key.* for zh: 法国的首都是"
+    ):
+        layer_statistics(model, requests, moments, max_tokens=100)
 
 
 def test_the_best_stride_and_languages():
@@ -91,7 +117,13 @@ def test_the_best_stride_and_languages():
     reached[1, 0, 0] = reached[2, 0] = reached[0, 1, 1] = True
     failed = torch.zeros_like(reached)
     failed[0, :, 1] = failed[2, 0, 1] = True
-    found = Reach(reached=reached, failed=failed, languages=("en", "zh"), lengths=(1.0, 3.0))
+    found = Reach(
+        reached=reached,
+        failed=failed,
+        names=("a", "b"),
+        languages=("en", "zh"),
+        lengths=(1.0, 3.0),
+    )
     assert found.best() == [1.0, 0.5]
     assert found.best("en") == [1.0, 0.0]
     assert found.stride(0) == STRIDES[2]
@@ -100,11 +132,12 @@ def test_the_best_stride_and_languages():
         Reach(
             reached=reached[:, :, :1],
             failed=failed[:, :, 1:],
+            names=("c",),
             languages=("nl",),
             lengths=(4.0, 0.0),
         )
     )
-    assert (found.overflows, both.overflows) == (1, 2)
+    assert (found.overflowing, both.overflowing) == (("b",), ("b", "c"))
     assert both.languages == ("en", "zh", "nl")
     assert both.lengths == (2.0, 2.0)
 

@@ -240,10 +240,13 @@ def test_facts_whose_targets_overflow_are_told(unsure, tmp_path, monkeypatch, fa
     assert tried in report
     sentence = (
         f"with the step that is best. Of these facts, {facts} had a loss or target that was not "
-        "finite at some layer and step, where they count as not reached.\n"
+        "finite at some layer and step, where they count as not reached: "
+        f"{'; '.join(reach.names[:facts])}.\n"
     )
     assert (sentence in report) is (facts > 0)
     assert ("not finite" in report) is (facts > 0)
+    numbers = json.loads((tmp_path / NUMBERS).read_text(encoding="utf-8"))
+    assert numbers["not_finite"] == list(reach.names[:facts])
 
 
 def test_the_files_hold_what_was_found(found, written):

@@ -33,6 +33,7 @@ def reach_of(shares: list[float], facts: int = 10) -> Reach:
     return Reach(
         reached=reached,
         failed=torch.zeros_like(reached),
+        names=("a fact",) * facts,
         languages=("en",) * facts,
         lengths=(8.0,) * len(shares),
     )

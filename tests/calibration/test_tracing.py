@@ -238,8 +238,50 @@ def spoiled(model):
 def test_a_prompt_without_probabilities_is_named_and_not_averaged():
     model = spoiled(tiny_editable())
     prompts = prompts_of(model)[:2]
-    with pytest.raises(NumericalError, match=r"next token after 'Die Hauptstadt von Österreich"):
+    with pytest.raises(
+        NumericalError,
+        match=r"^tracing, with the subject as it is: .*next token after 'Die Hauptstadt von Öster",
+    ):
         traced(model, prompts, every_token(prompts))
     facts = [Fact("de", template, subject, "x") for template, subject in TEXTS[:2]]
     with pytest.raises(NumericalError, match=r"next token after 'Die Hauptstadt von Österreich"):
+        known_facts(model, facts)
+
+
+@pytest.mark.parametrize(
+    ("passes", "place"),
+    [
+        (0, "with the subject as it is"),
+        (1, "with a corrupted subject"),
+        (2, "layer 0, with the MLP's output of the unchanged subject"),
+        (3, "layer 0, with the hidden state of the unchanged subject"),
+        (6, "layer 2, with the MLP's output of the unchanged subject"),
+    ],
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_pass_that_gives_no_probabilities_is_named(passes, place, value):
+    model = tiny_editable()
+    prompts = prompts_of(model)[:2]
+    assert model.behaviour.packs  # found out now, or its passes would count
+    done = []
+
+    def spoil(_module, _args, output):
+        done.append(output)
+        return output.index_fill(-1, torch.tensor([5]), value) if len(done) > passes else None
+
+    handle = model.model.lm_head.register_forward_hook(spoil)
+    with pytest.raises(NumericalError, match=f"^tracing, {place}: .* after 'Die Haupt"):
+        traced(model, prompts, every_token(prompts))
+    handle.remove()
+    assert not any(module._forward_hooks for module in model.model.modules())
+    assert bool(traced(model, prompts, every_token(prompts)).restored["mlp"].isfinite().all())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_weight_that_is_not_finite_is_not_a_model_that_knows_nothing(layer, value):
+    model = tiny_editable()
+    model.projection(layer).weight.data[3, 4] = value
+    facts = [Fact("en", template, subject, "x") for template, subject in TEXTS[:2]]
+    with pytest.raises(NumericalError, match="next token after 'Die Hauptstadt"):
         known_facts(model, facts)

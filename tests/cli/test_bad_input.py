@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import FACTS, save_tiny, write_rows
+from safetensors.torch import load_file, save_file
 
 from langedit.editing import Editor
 
@@ -196,6 +197,34 @@ def test_a_fact_too_long_for_the_model(refused, edit_arguments, facts):
     message = refused(edit_arguments())
     assert "en-1" in message
     assert "shorten the prompt" in message
+
+
+@pytest.mark.parametrize("command", ["stats", "edit", "calibrate"])
+def test_a_checkpoint_whose_weights_are_not_finite(
+    refused, edit_arguments, checkpoint, facts, texts, moments, tmp_path, command
+):
+    """Of queries, which attention on processors makes zeros of: no activation would tell."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(checkpoint, damaged)
+    tensors = load_file(damaged / "model.safetensors")
+    tensors["model.layers.2.self_attn.q_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
+    subjects = ("France", "Peru", "Vienna", "Rome", "Lily", "Anna")
+    write_rows(facts, [{**GOOD, "id": name, "subject": name} for name in subjects])
+    output = tmp_path / "output"
+    message = refused(
+        {
+            "stats": [
+                "stats", "--model", damaged, "--text", texts, "--layers", "1", "--output", output,
+            ],
+            "edit": edit_arguments(model=damaged, output=output),
+            "calibrate": [
+                "calibrate", "--model", damaged, "--facts", facts, "--moments", moments,
+                "--trials", "1", "--output", output,
+            ],
+        }[command]
+    )  # fmt: skip
+    assert "model.layers.2.self_attn.q_proj.weight: expected finite weights" in message
 
 
 def test_an_unknown_dtype(refused, edit_arguments):

@@ -184,9 +184,26 @@ def test_what_cannot_be_collected() -> None:
 def test_a_model_that_overflows_is_an_error() -> None:
     model = tiny.tiny_editable()
     with torch.no_grad():
-        model.projection(0).weight.fill_(float("inf"))
-    with pytest.raises(NumericalError, match=r"keys: .* not finite"):
+        model.projection(0).weight.fill_(1e38)
+    with pytest.raises(NumericalError, match=r"^layer 1, .* text '.*': keys: .* not finite"):
         collect_moments(model, CORPUS, [1])
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])  # many texts in a row, and one
+@pytest.mark.parametrize("until", [None, AngleGoal(degrees=1.0, null_share=0.5)])
+def test_the_text_whose_keys_are_not_finite_is_named(family: str, until: AngleGoal | None) -> None:
+    model = tiny.tiny_editable(family)
+    texts = [("en", "The water is in Peru"), ("de", "Wien"), ("nl", "X東Z"), ("en", "Paris")]
+    (token, *_) = model.tokenizer("東")["input_ids"]
+    assert not any(token in model.tokenizer(text)["input_ids"] for _, text in texts[:2])
+
+    def spoil(_module: object, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> object:
+        return output.masked_fill((args[0] == token).unsqueeze(-1), torch.nan)
+
+    model.model.get_input_embeddings().register_forward_hook(spoil)
+    with pytest.raises(NumericalError, match=r"^layer 0, nl text 'X東Z': keys: .* not finite"):
+        collect_moments(model, texts, [0, 1], until=until)
+    assert collect_moments(model, [texts[i] for i in (0, 1, 3)], [0, 1]).layers[0].moment.count
 
 
 @pytest.mark.golden

@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch import nn
 
-from langedit.errors import ModelError
+from langedit.errors import ModelError, NumericalError
 from langedit.models import identity, weights_hash
 
 
@@ -73,3 +73,12 @@ def test_tied_weights_count_once_and_buffers_not_at_all():
 def test_weights_without_values_are_refused():
     with pytest.raises(ModelError, match="meta device"):
         weights_hash(nn.Linear(2, 2, device="meta"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_have_no_name(value):
+    model = tiny.tiny_model("llama")
+    model.model.layers[1].self_attn.q_proj.weight[2, 3] = value
+    name = "model.layers.1.self_attn.q_proj.weight: expected finite weights"
+    with pytest.raises(NumericalError, match=f"^{name}"):
+        weights_hash(model)

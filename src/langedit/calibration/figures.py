@@ -7,11 +7,8 @@ from pathlib import Path
 from langedit.calibration.effects import ROLES
 from langedit.calibration.evidence import ALL
 from langedit.calibration.run import Calibration
-from langedit.calibration.tracing import SITES, Site
+from langedit.calibration.tracing import SITE_NAMES, SITES
 from langedit.reporting import curve_figure, grid_figure
-
-SITE_NAMES: dict[Site, str] = {"mlp": "the MLP's output", "hidden": "the hidden state"}
-"""What is restored, in words."""
 
 
 def draw_figures(calibration: Calibration, folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from langedit.editing import EditConfig, EditRequest, Moments, compute_keys, optimise_targets
-from langedit.editing.finite import require_finite_facts
+from langedit.editing.finite import naming_facts, require_finite_facts
 from langedit.editing.keys import lookup_hidden
 from langedit.errors import NumericalError
 from langedit.linalg import NullSpaceProjector, Spectrum
@@ -35,19 +35,22 @@ class Reach:
         reached: (strides, layers, n) bool, of each of `STRIDES`, layer and fact.
         failed: (strides, layers, n) bool, where a loss or target was not finite; these are not
             reached.
-        languages: of the n facts.
+        names: of the n facts, for messages.
+        languages: of the same facts.
         lengths: (layers,) mean length of the hidden states at the lookup tokens.
     """
 
     reached: Tensor
     failed: Tensor
+    names: tuple[str, ...]
     languages: tuple[str, ...]
     lengths: tuple[float, ...]
 
     @property
-    def overflows(self) -> int:
-        """Facts whose target was not finite at some layer and stride."""
-        return int(self.failed.any(dim=0).any(dim=0).sum())
+    def overflowing(self) -> tuple[str, ...]:
+        """Names of the facts whose target was not finite at some layer and stride."""
+        found = self.failed.any(dim=0).any(dim=0).tolist()
+        return tuple(name for name, bad in zip(self.names, found, strict=True) if bad)
 
     def shares(self, language: str | None = None) -> Tensor:
         """(strides, layers) share of the facts (of a language) whose target is reached."""
@@ -69,6 +72,7 @@ class Reach:
         return Reach(
             reached=torch.cat([self.reached, other.reached], dim=2),
             failed=torch.cat([self.failed, other.failed], dim=2),
+            names=(*self.names, *other.names),
             languages=(*self.languages, *other.languages),
             lengths=tuple(
                 (a * mine + b * theirs) / (mine + theirs)
@@ -93,10 +97,11 @@ def reach(model: EditableModel, requests: Sequence[EditRequest], config: EditCon
         model: the model; it is left untouched.
         requests: the facts, encoded.
         config: settings of the targets. Layers behind its `loss_layer` count as never reached, and
-            so do facts whose loss or target is not finite.
+            so do facts whose loss or target becomes one that is not finite.
 
     Raises:
-        NumericalError: the hidden state of a fact is not finite in the unedited model.
+        NumericalError: the hidden state of a fact, or its loss, is not finite in the unedited
+            model; the message names it.
     """
     n_layers = model.structure.n_layers
     end = n_layers if config.loss_layer is None else config.loss_layer + 1
@@ -114,21 +119,31 @@ def reach(model: EditableModel, requests: Sequence[EditRequest], config: EditCon
             nll = torch.tensor(_losses(model, requests, own))
             failed[number, layer] = nll.isnan()
             found[number, layer] = nll < _REACHED  # false of what is not a number
-    languages = tuple(request.language for request in requests)
-    return Reach(reached=found, failed=failed, languages=languages, lengths=tuple(lengths))
+    return Reach(
+        reached=found,
+        failed=failed,
+        names=tuple(request.name for request in requests),
+        languages=tuple(request.language for request in requests),
+        lengths=tuple(lengths),
+    )
 
 
 def _losses(
     model: EditableModel, requests: Sequence[EditRequest], config: EditConfig
 ) -> list[float]:
-    """Nats a token of each fact's target in the end; not a number where anything is not finite.
+    """Nats a token of each fact's target in the end; not a number where a step leads to none.
 
     One such fact ends the optimisation of all, so the facts are halved until it is alone.
+
+    Raises:
+        NumericalError: a loss is not finite before any step; the message names layer and fact.
     """
     try:
         return optimise_targets(model, requests, config).last.nll.tolist()
     except NumericalError:
         if len(requests) == 1:
+            with naming_facts(requests, config.layers[-1]):
+                optimise_targets(model, requests, config.replace(value_steps=1))
             return [math.nan]
     half = len(requests) // 2
     return [
@@ -172,6 +187,9 @@ def layer_statistics(
         requests: facts, whose keys are taken.
         moments: of some layers; those that bring their spectra along spare the decomposition.
         max_tokens: padded tokens in one forward pass.
+
+    Raises:
+        NumericalError: a key is not finite; the message names the fact.
     """
     contexts = [request.prompts for request in requests]
     keys = compute_keys(model, contexts, list(moments.layers), max_tokens=max_tokens)
@@ -179,6 +197,7 @@ def layer_statistics(
     for layer, own in moments.layers.items():
         spectrum = own.moment.spectrum or Spectrum.of(own.moment.mean)
         moment = own.moment.with_spectrum(spectrum)
+        require_finite_facts("key", keys[layer], requests, layer)
         rows = keys[layer].to(moment.mean.device, torch.float64)
         cuts = {s: NullSpaceProjector.from_moment(moment, null_share=s) for s in NULL_SHARES}
         values = spectrum.eigenvalues.clamp(min=0).flip(0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from langedit.calibration.effects import CONFIDENCE, ROLES
 from langedit.calibration.evidence import ALL, DRAWS
-from langedit.calibration.figures import SITE_NAMES, draw_figures
+from langedit.calibration.figures import draw_figures
 from langedit.calibration.layer_facts import NULL_SHARES, STRIDES
 from langedit.calibration.run import Calibration
 from langedit.calibration.search import best_trial
@@ -19,10 +19,11 @@ from langedit.calibration.settings_file import (
     percent_interval,
     settings_text,
 )
-from langedit.calibration.tracing import SITES
+from langedit.calibration.tracing import SITE_NAMES, SITES
 from langedit.compare.figures_of import MEAN
 from langedit.compare.files import write_json, write_text
 from langedit.compare.markdown import heading, link, table
+from langedit.editing.finite import first_names
 from langedit.editing.toml import toml_value
 from langedit.reporting import percent
 
@@ -75,6 +76,7 @@ def numbers(calibration: Calibration) -> dict[str, Any]:
             language or ALL: evidence.reach.shares(language).tolist()
             for language in (None, *dict.fromkeys(evidence.reach.languages))
         },
+        "not_finite": evidence.reach.overflowing,
         "hidden_lengths": evidence.reach.lengths,
         "layers": {
             str(layer): {
@@ -195,10 +197,11 @@ def _reach(calibration: Calibration, folder: Path) -> list[str]:
         for layer in range(len(found.lengths))
     ]
     heads = ["layer", "length of the hidden state", *(f"step {stride}" for stride in STRIDES)]
+    bad = found.overflowing
     overflow = (
-        f" Of these facts, {found.overflows} had a loss or target that was not finite at some "
-        "layer and step, where they count as not reached."
-        if found.overflows
+        f" Of these facts, {len(bad)} had a loss or target that was not finite at some layer and "
+        f"step, where they count as not reached: {first_names(bad)}."
+        if bad
         else ""
     )
     return [
@@ -246,12 +249,13 @@ def _search(calibration: Calibration, folder: Path) -> list[str]:
         shown = ["–" if v is None else toml_value(v) for v in values]
         scores = [percent(own.scores.get(name)) for name in names]
         rows.append([str(number) if number else "start", *shown, *scores])
-    failed = sum(own.error is not None for own in calibration.trials)
+    errors = [(number, own.error) for number, own in enumerate(calibration.trials) if own.error]
     drawn = [link(folder / "search.png", folder, "Runs of the search")] if names else []
     return [
         heading(2, "Search"),
         f"{len(calibration.trials)} runs on {len(calibration.parts.search)} facts, of which "
-        f"{failed} failed; best first, scores in percent.",
+        f"{len(errors)} failed; best first, scores in percent.",
         *drawn,
         table(["run", *tried, *names], rows),
+        *(f"Run {number or 'start'} failed: {error}" for number, error in errors),
     ]

@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -23,12 +24,17 @@ from torch import Tensor, nn
 from langedit.editing.batching import micro_batches
 from langedit.editing.forwards import replace_forwards
 from langedit.editing.passes import begin_after, begin_at
+from langedit.errors import NumericalError
 from langedit.evaluation.forced import no_numbers
 from langedit.models import EditableModel, EncodedPrompt, PaddedBatch, Recorder, pad_batch
 from langedit.models.hooks import replace_output
 
 Site = Literal["mlp", "hidden"]
 SITES: tuple[Site, ...] = ("mlp", "hidden")
+SITE_NAMES: Mapping[Site, str] = MappingProxyType(
+    {"mlp": "the MLP's output", "hidden": "the hidden state"}
+)
+"""What is restored, in words."""
 
 Places = Sequence[Sequence[int]]
 """Sets of token positions of one prompt; the tokens of a set are restored together."""
@@ -83,7 +89,8 @@ def trace(
         max_tokens: padded tokens in one forward pass, unless one prompt alone takes more.
 
     Raises:
-        NumericalError: a pass, corrupted or not, gives no probabilities.
+        NumericalError: a pass, corrupted or not, gives no probabilities; the message names the
+            prompt, and what was restored at which layer.
     """
     count, layers = len(places[0]), model.structure.n_layers
     lengths = [len(prompt.ids) for prompt in prompts]
@@ -98,7 +105,8 @@ def trace(
         own = [places[i] for i in group]
         for layer in range(layers):
             for site in SITES:
-                restored[site][group, layer] = run.restored(layer, site, own)
+                with _naming(f"layer {layer}, with {SITE_NAMES[site]} of the unchanged subject"):
+                    restored[site][group, layer] = run.restored(layer, site, own)
     return Traces(clean=clean, corrupted=corrupted, restored=restored)
 
 
@@ -131,11 +139,12 @@ class _Run:
         outputs = [model.layer_name(layer) for layer in layers]
         inner = [model.projection_name(layer) for layer in layers]
         recorded = Recorder(model.model, outputs=[*outputs, *inner])
-        with recorded:
+        with recorded, _naming("with the subject as it is"):
             clean = _probabilities(model, prompts, answers)
         many = [prompt for prompt in prompts for _ in range(draws)]
         below = Recorder(model.model, inputs=outputs, outputs=outputs)
-        with below, _corrupted(model, prompts, noise, draws, seed):
+        noisy = _corrupted(model, prompts, noise, draws, seed)
+        with below, noisy, _naming("with a corrupted subject"):
             corrupted = _probabilities(model, many, [a for a in answers for _ in range(draws)])
         return cls(
             model=model,
@@ -188,6 +197,15 @@ class _Run:
     def _repeated(self, states: Tensor, count: int) -> Tensor:
         """Clean states of the facts, for every set and draw."""
         return states.repeat_interleave(self.draws, dim=0).repeat(count, 1, 1)
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put in front of what is not finite where that is."""
+    try:
+        yield
+    except NumericalError as error:
+        raise NumericalError(f"tracing, {place}: {error}") from error
 
 
 def _probabilities(

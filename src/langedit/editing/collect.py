@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,10 +15,12 @@ from langedit.editing.angles import AngleGoal, AngleWatch
 from langedit.editing.batch import with_float64
 from langedit.editing.batching import halve_on_oom, ran_out_of_memory
 from langedit.editing.corpus import CorpusFingerprint
+from langedit.editing.finite import not_finite
 from langedit.editing.key_pool import KeyPool
 from langedit.editing.layout import TokenLayout, lay_out
 from langedit.editing.moments import Moments
-from langedit.errors import ConfigError, ModelError, MomentsError
+from langedit.editing.requests import shortened
+from langedit.errors import ConfigError, ModelError, MomentsError, NumericalError
 from langedit.linalg import NullSpaceAngle
 from langedit.models import EditableModel, Recorder
 from langedit.parallel import ALONE, Processes
@@ -71,7 +74,7 @@ def collect_moments(
         ConfigError: When a number is out of range or no layer is given.
         ModelError: When the model has no such layer, or is not in evaluation mode.
         MomentsError: When the corpus gives no token, or memory does not hold one row of a batch.
-        NumericalError: When a key is not finite.
+        NumericalError: When a key is not finite; the message names layer and text.
         ProcessError: Models, corpora or goals of the processes differ, or one ended.
     """
     wanted = sorted(set(layers))
@@ -96,7 +99,10 @@ def collect_moments(
             if processes.takes(number):
                 with timed(seconds, "forward", profiler):
                     keys = _keys(model, layout, wanted)
-            with timed(seconds, "moments", profiler):
+            with (
+                timed(seconds, "moments", profiler),
+                _naming_text(model, window, layout, keys, wanted),
+            ):
                 pool.add(keys, _second_half(window, layout))
             for member in layout.members:
                 pool.counts[window[member].language] += len(window[member].ids)
@@ -162,6 +168,46 @@ def _keys(model: EditableModel, layout: TokenLayout, layers: list[int]) -> list[
 
     parts = [keys for _, keys in halve_on_oom(list(range(len(layout.ids))), run)]
     return parts[0] if len(parts) == 1 else [torch.cat(own) for own in zip(*parts, strict=True)]
+
+
+@contextmanager
+def _naming_text(
+    model: EditableModel,
+    window: list[_Text],
+    layout: TokenLayout,
+    keys: list[Tensor] | None,
+    layers: list[int],
+) -> Iterator[None]:
+    """Put layer and text in front of what is not finite."""
+    try:
+        yield
+    except NumericalError as error:
+        for number, layer in enumerate(layers if keys else ()):
+            bad = _texts_of(layout, not_finite((keys or [])[number]))
+            # Texts in one row spread such values to each other: only alone they tell whose it is.
+            guilty = (i for i in bad if len(bad) == 1 or _spoils(model, window[i].ids, layer))
+            if bad:
+                own = window[next(guilty, bad[0])]
+                text = shortened(str(model.tokenizer.decode(own.ids)))
+                said = f"layer {layer}, {own.language} text {text!r}: {error}"
+                raise NumericalError(said) from error
+        raise
+
+
+def _texts_of(layout: TokenLayout, tokens: list[int]) -> list[int]:
+    """Numbers of the texts that some of a layout's tokens, counted without padding, belong to."""
+    marked = torch.zeros(int(layout.mask.sum()), dtype=torch.bool)
+    marked[tokens] = True
+    place = torch.zeros(layout.ids.shape, dtype=torch.bool)
+    place[layout.mask.bool()] = marked
+    texts = zip(layout.members, layout.rows, layout.columns, strict=True)
+    return [member for member, row, columns in texts if bool(place[row, list(columns)].any())]
+
+
+def _spoils(model: EditableModel, ids: list[int], layer: int) -> bool:
+    """Whether a text by itself has keys that are not finite."""
+    (layout,) = lay_out(model, [ids], len(ids), share=False)
+    return bool(not_finite(_keys(model, layout, [layer])[0]))
 
 
 def _real_rows(keys: Tensor, mask: Tensor) -> Tensor:

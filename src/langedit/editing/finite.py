@@ -142,7 +142,10 @@ def _factors_of_facts(update: Update, requests: Sequence[EditRequest]) -> LowRan
 
 def fact_names(requests: Sequence[EditRequest]) -> str:
     """Names of the facts, with those that were merged into one row."""
-    members = [member for request in requests for member in request.members]
-    named = "; ".join(member.name for member in members[:_NAMED])
-    more = len(members) - _NAMED
+    return first_names([member.name for request in requests for member in request.members])
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Some names, and how many more there are."""
+    named, more = "; ".join(names[:_NAMED]), len(names) - _NAMED
     return f"{named} and {more} more" if more > 0 else named

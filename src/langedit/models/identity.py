@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from langedit.errors import ModelError
+from langedit.errors import ModelError, NumericalError
 from langedit.models.offload import values_of
 from langedit.models.quantised import quantised_modules, stored_tensors
 
@@ -42,6 +42,8 @@ def weights_hash(model: nn.Module) -> str:
 
     Raises:
         ModelError: a parameter has no values (it was never loaded).
+        NumericalError: a value of one is not finite. Activations do not always tell: attention on
+            processors makes zeros of queries that are no numbers.
     """
     digest = hashlib.sha256()
     quantised = quantised_modules(model)
@@ -50,7 +52,7 @@ def weights_hash(model: nn.Module) -> str:
             continue
         values = _require_values(name, values_of(model, name, parameter))
         digest.update(f"{name} {tuple(values.shape)}\n".encode())
-        _hash_values(digest, values.detach())
+        _hash_values(digest, name, values.detach())
     for name, module in sorted(quantised.items(), key=lambda item: item[0]):
         for key, stored in stored_tensors(name, module):
             values = _require_values(key, values_of(model, key, stored))
@@ -78,9 +80,15 @@ def _require_values(name: str, values: Tensor) -> Tensor:
     return values
 
 
-def _hash_values(digest: hashlib._Hash, values: Tensor) -> None:
+def _hash_values(digest: hashlib._Hash, name: str, values: Tensor) -> None:
     """Feed the values, as little-endian float32, a chunk at a time."""
     flat = values.reshape(-1)
     for start in range(0, flat.numel(), _CHUNK):
         floats = flat[start : start + _CHUNK].to(device="cpu", dtype=torch.float32)
+        if not bool(torch.isfinite(floats).all()):
+            raise NumericalError(
+                f"{name}: expected finite weights, got values that are not: the checkpoint is "
+                f"damaged, or was stored in a precision that they overflow ({values.dtype}); take "
+                "the one that it was made from"
+            )
         digest.update(floats.numpy().astype("<f4", copy=False).data)
