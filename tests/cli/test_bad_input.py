@@ -195,8 +195,8 @@ def test_prefixes_without_a_language(refused, edit_arguments, tmp_path):
 def test_a_fact_too_long_for_the_model(refused, edit_arguments, facts):
     write_rows(facts, [{**GOOD, "prompt": "word " * 300 + "{} is"}])
     message = refused(edit_arguments())
-    assert "en-1" in message
-    assert "shorten the prompt" in message
+    assert f"{facts}:1: prompt: expected at most 256 tokens, the context of the model" in message
+    assert "shorten it" in message
 
 
 @pytest.mark.parametrize("command", ["stats", "edit", "calibrate"])

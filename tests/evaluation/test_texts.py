@@ -11,7 +11,7 @@ import torch
 from tiny import FAMILIES, tiny_editable
 
 from langedit.editing import generate_prefixes
-from langedit.errors import LangEditError, NumericalError
+from langedit.errors import LangEditError, NumericalError, TokenError
 from langedit.evaluation import continue_greedily, forced_answers, perplexity
 
 
@@ -155,3 +155,33 @@ def test_a_perplexity_beyond_all_numbers_is_infinite():
     model = tiny_editable("llama")
     model.model.lm_head.weight.data.mul_(1e4)
     assert perplexity(model, TEXTS) == math.inf
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_continuations_end_with_the_context(family):
+    model = tiny_editable(family)
+    assert model.context == 256
+    long, short = tuple(range(3, 253)), (50,)
+    found = continue_greedily(model, [long, short, long[:200]], [20, 20, 20])
+    assert [len(own.ids) for own in found] == [7, 20, 20]
+    for prompt, own in zip((long, short, long[:200]), found, strict=True):
+        assert own.ids == by_hand(model, prompt, len(own.ids))
+    with pytest.raises(TokenError, match=r"expected at most 256 tokens, the context .* got 257"):
+        continue_greedily(model, [tuple(range(257))], [1])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_answers_end_with_the_context(family):
+    model = tiny_editable(family)
+    prompt = tuple(range(3, 253))
+    (said,) = forced_answers(model, [(prompt, (5,) * 7)])  # the last token is not read
+    assert len(said.predicted) == 7
+    with pytest.raises(TokenError, match=r"expected at most 256 tokens.*got 257 of"):
+        forced_answers(model, [(prompt, (5,) * 8)])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_texts_are_cut_at_the_context(family):
+    model = tiny_editable(family)
+    assert perplexity(model, [" is" * 400]) == perplexity(model, [" is" * 256])
+    assert perplexity(model, [" is" * 400]) != perplexity(model, [" is" * 200])

@@ -13,6 +13,7 @@ from langedit.calibration.report import write_calibration
 from langedit.calibration.run import Calibration, calibrate
 from langedit.calibration.search import require_searchable
 from langedit.calibration.start import Shape, Start, nearest_start
+from langedit.cli.fitting import require_fitting
 from langedit.cli.load import BUNDLED, load_named
 from langedit.cli.moments import read_moments
 from langedit.cli.settings import read_settings
@@ -121,6 +122,8 @@ def calibrate_model(options: CalibrateOptions) -> Calibration:
         start = nearest_start(Shape.of(model), options.method or DEFAULT_METHOD)
     for code in dict.fromkeys(fact.language for fact in file.facts):
         seed_words_of(code, start.config.seed_words)
+    asked = model.with_chat(start.config.chat_settings)
+    require_fitting(asked, file, file.facts, start.config, {})
     plan = Plan(
         start=start,
         budget=budget,

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from langedit.cli.fitting import require_fitting
 from langedit.cli.load import load_named
 from langedit.cli.plan import EditOptions, EditPlan, make_plan
 from langedit.console import progress
-from langedit.editing import Editor, fact_name, prepare_request
-from langedit.errors import TokenError
+from langedit.editing import Editor, Prefixes, fact_name
 from langedit.evaluation import (
     KINDS,
     FactScore,
@@ -75,7 +75,10 @@ def edit_model(options: EditOptions, processes: Processes = ALONE) -> EditOutcom
         profiler=Profiler(model.device) if options.profile else None,
         processes=processes,
     )
-    processes.together(lambda: _check_tokens(editor.model, plan))
+    known = plan.prefixes or Prefixes({})
+    processes.together(
+        lambda: require_fitting(editor.model, plan.file, plan.facts, plan.config, known)
+    )
     with progress("scoring", shown=shown):
         before, plain_before = _scores(editor, plan)
     with progress("editing batches", len(plan.batches), shown=shown) as done:
@@ -119,15 +122,6 @@ def _save(outcome: EditOutcome) -> None:
         outcome.editor.save_pretrained(folder, scores=scores)
         text = json.dumps(_report(outcome), ensure_ascii=False, indent=2)
         (folder / REPORT).write_text(text + "\n", encoding="utf-8")
-
-
-def _check_tokens(model: EditableModel, plan: EditPlan) -> None:
-    """See that every fact fits the model before time is spent on the first."""
-    for fact in plan.facts:
-        try:
-            prepare_request(model, fact, (), plan.config)
-        except TokenError as error:
-            raise TokenError(f"fact {fact_name(fact)!r} cannot be edited: {error}") from error
 
 
 def _report(outcome: EditOutcome) -> dict[str, Any]:

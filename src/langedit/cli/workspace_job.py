@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from langedit.cli.fitting import require_fitting
 from langedit.cli.load import load_named
 from langedit.cli.moments import read_moments
 from langedit.cli.plan import require_prefixes
 from langedit.cli.settings import read_guards, read_settings
 from langedit.console import note, progress
-from langedit.editing import Editor, Prefixes, fact_name, prepare_request
-from langedit.errors import ConfigError, TokenError
+from langedit.editing import Editor, Prefixes
+from langedit.errors import ConfigError
 from langedit.facts import RejectedRow, read_facts
 from langedit.models import EditableModel
 from langedit.parallel import ALONE, Processes
@@ -148,7 +149,10 @@ def apply_file(options: ApplyOptions, processes: Processes = ALONE) -> Applied:
         if work.job is not None:
             editor = _open_editor(workspace, options.model, profile=options.profile)
             profiler = editor.profiler
-            processes.together(lambda: _check_tokens(editor, work))
+            left = [fact for _, batch in work.batches for fact in batch]
+            processes.together(
+                lambda: require_fitting(editor.model, file, left, editor.config, editor.prefixes)
+            )
             with progress("editing batches", len(work.batches), shown=shown) as done:
                 steps = apply_work(
                     workspace,
@@ -231,16 +235,6 @@ def _load(source: ModelSource, structure: object) -> EditableModel:
         device_map=source.device_map,
         structure=structure if isinstance(structure, dict) else None,
     )
-
-
-def _check_tokens(editor: Editor, work: Work) -> None:
-    """See that every fact fits the model before time is spent on the first."""
-    for _, batch in work.batches:
-        for fact in batch:
-            try:
-                prepare_request(editor.model, fact, (), editor.config)
-            except TokenError as error:
-                raise TokenError(f"fact {fact_name(fact)!r} cannot be edited: {error}") from error
 
 
 def _which(batch: str, by: str | None) -> tuple[int | None, How]:

@@ -248,12 +248,7 @@ def _check_settings(
 
 def _text_limit(model: EditableModel, max_length: int | None) -> int | None:
     """Return the length at which texts are cut: the smallest bound that anyone states."""
-    config = model.model.config.get_text_config()
-    bounds = [
-        max_length,
-        getattr(config, "max_position_embeddings", None),
-        model.tokenizer.model_max_length,
-    ]
+    bounds = [max_length, model.context, model.tokenizer.model_max_length]
     return min((bound for bound in bounds if bound is not None), default=None)
 
 

@@ -74,20 +74,36 @@ def prepare_request(
         encode_prompt(tokenizer, fact.text, fact.subject_span, before=before, chat=chat)
         for before in ("", *prefixes)
     )
-    target = f" {fact.target}"
-    if config.target_joint == "language":
-        target = answer_text(tokenizer, fact.language, fact.text, fact.target, chat)
     head, _, tail = config.kl_template.partition("{}")
     span = (len(head), len(head) + len(fact.subject))
     request = EditRequest(
         name=fact_name(fact),
         language=fact.language,
         prompts=prompts,
-        target_ids=encode_continuation(tokenizer, fact.text, target, chat=chat),
+        target_ids=target_ids(model, fact, config),
         kl_prompt=encode_prompt(tokenizer, head + fact.subject + tail, span, chat=chat),
     )
     _check_length(model, request)
     return request
+
+
+def target_ids(model: EditableModel, fact: Fact, config: EditConfig) -> tuple[int, ...]:
+    """Token ids of a fact's target, as it follows its prompt.
+
+    Args:
+        model: as for `prepare_request`.
+        fact: the fact.
+        config: `target_joint`.
+
+    Raises:
+        TokenError: the target has no tokens of its own.
+        ConfigError: the chat template cannot be used.
+    """
+    tokenizer, chat = model.tokenizer, model.chat
+    target = f" {fact.target}"
+    if config.target_joint == "language":
+        target = answer_text(tokenizer, fact.language, fact.text, fact.target, chat)
+    return encode_continuation(tokenizer, fact.text, target, chat=chat)
 
 
 def merge_shared(
@@ -132,9 +148,9 @@ def shortened(text: str, most: int = 100) -> str:
 
 
 def _check_length(model: EditableModel, request: EditRequest) -> None:
-    limit = getattr(model.model.config, "max_position_embeddings", None)
+    limit = model.context
     longest = max(len(prompt.ids) for prompt in request.prompts) + len(request.target_ids)
-    if isinstance(limit, int) and longest > limit:
+    if limit is not None and longest > limit:
         raise TokenError(
             f"{request.name}: expected at most {limit} tokens with prefix and target, the context "
             f"of the model, got {longest}: shorten the prompt or the prefixes"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from langedit.editing.batching import halve_on_oom, micro_batches
 from langedit.editing.requests import shortened
-from langedit.errors import NumericalError
+from langedit.errors import NumericalError, TokenError
 from langedit.evaluation.sharing import Beginnings, maximal_rows, shared_mlps
 from langedit.models import EditableModel, answer_text, encode_answers, pad_batch
 from langedit.parallel import ALONE, Processes
@@ -92,10 +92,12 @@ def forced_answers(
         One answer an item, in order.
 
     Raises:
+        TokenError: a prompt with its answer is longer than the model's context.
         NumericalError: the model gives no finite numbers for an answer; the message names it.
         LangEditError: memory does not hold one text; batches are halved before that.
     """
     rows, owners = maximal_rows([(*prompt, *answer)[:-1] for prompt, answer in items])
+    require_context(model, rows)
     of_row: list[list[int]] = [[] for _ in rows]
     for item, row in enumerate(owners):
         of_row[row].append(item)
@@ -153,6 +155,22 @@ def _run(
         answers[item] = ForcedAnswer(tuple(best[at:end]), tuple(chosen[at:end]))
         at = end
     return answers
+
+
+def require_context(model: EditableModel, sequences: Sequence[Sequence[int]]) -> None:
+    """Refuse what is longer than the model was built to read.
+
+    Raises:
+        TokenError: a sequence is; the message names it.
+    """
+    limit = model.context
+    for ids in sequences:
+        if limit is not None and len(ids) > limit:
+            text = shortened(str(model.tokenizer.decode(list(ids))))
+            raise TokenError(
+                f"expected at most {limit} tokens, the context of the model, got {len(ids)} of "
+                f"{text!r}: shorten it"
+            )
 
 
 def no_numbers(model: EditableModel, what: str, prompt: Sequence[int]) -> NumericalError:

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from langedit.editing.batching import halve_on_oom, micro_batches
 from langedit.editing.requests import shortened
 from langedit.errors import FactError
-from langedit.evaluation.forced import no_numbers, spoiled
+from langedit.evaluation.forced import no_numbers, require_context, spoiled
 from langedit.facts import Language
 from langedit.models import EditableModel, encode_text, pad_batch
 from langedit.parallel import ALONE, Processes
@@ -48,22 +48,28 @@ def continue_greedily(
     Args:
         model: the model. Of its own generation settings only the end tokens are heeded.
         prompts: token ids.
-        new_tokens: how many tokens each prompt gets, at most.
+        new_tokens: how many tokens each prompt gets, at most; no more than its context has room
+            for.
         batch_tokens: padded tokens of prompts and continuations in one batch.
         processes: each runs its share of the batches; all get every continuation.
 
     Raises:
+        TokenError: a prompt is longer than the model's context.
         NumericalError: the model gives no numbers after a prompt; the message names it.
     """
+    require_context(model, prompts)
     needed: dict[tuple[int, ...], int] = {}
     for prompt, count in zip(prompts, new_tokens, strict=True):
-        needed[prompt] = max(count, needed.get(prompt, 0))
+        needed[prompt] = max(_room(model, prompt, count), needed.get(prompt, 0))
     distinct = list(needed)
     groups = micro_batches([len(p) + needed[p] for p in distinct], batch_tokens)
     batches = [[distinct[i] for i in group] for group in groups]
 
     def run(batch: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        return list(_generate(model, batch, max(needed[p] for p in batch)))
+        most = max(needed[p] for p in batch)
+        if len(batch) > 1 and most > min(_room(model, p, most) for p in batch):
+            return [ids for p in batch for ids in run([p])]
+        return list(_generate(model, batch, most))
 
     def generate(own: Sequence[list[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
         return [
@@ -78,6 +84,11 @@ def continue_greedily(
         _continuation(model, found[prompt][:count])
         for prompt, count in zip(prompts, new_tokens, strict=True)
     ]
+
+
+def _room(model: EditableModel, prompt: Sequence[int], count: int) -> int:
+    """How many of some tokens the context has room for; the last one is not read again."""
+    return count if model.context is None else min(count, model.context - len(prompt) + 1)
 
 
 def greedy_text(
@@ -143,8 +154,8 @@ def text_log_likelihoods(
     """Sums of the log-probabilities (nats, natural logarithm) of the tokens of texts.
 
     The first token of a text has no context and is left out; with a tokenizer that puts BOS in
-    front, that is BOS. Texts are no questions: they stand as they are also where the model is asked
-    in a chat.
+    front, that is BOS. Texts are cut at the length that the model was built for. They are no
+    questions: they stand as they are also where the model is asked in a chat.
 
     Returns:
         For each text, in order of length, the sum and how many tokens it is of.
@@ -152,7 +163,7 @@ def text_log_likelihoods(
     Raises:
         NumericalError: a sum is not finite; the message names the text.
     """
-    sequences = [encode_text(model.tokenizer, text) for text in texts]
+    sequences = [encode_text(model.tokenizer, text)[: model.context] for text in texts]
     groups = micro_batches([len(sequence) for sequence in sequences], batch_tokens)
 
     def run(group: list[int]) -> list[tuple[float, int]]:

@@ -22,11 +22,13 @@ class FactFile:
     Attributes:
         path: The file as it was named by the caller.
         facts: The good rows, in the file's order.
+        lines: For each of them the line on which its row begins, counted from 1.
         rejected: The other rows, in the file's order.
     """
 
     path: Path
     facts: tuple[Fact, ...]
+    lines: tuple[int, ...]
     rejected: tuple[RejectedRow, ...]
 
 
@@ -49,15 +51,17 @@ def read_facts(path: str | os.PathLike[str], *, strict: bool = False) -> FactFil
     if parse is None:
         raise FactError(f"expected a file of facts that ends in .jsonl or .csv, got {str(path)!r}")
     facts: list[Fact] = []
+    lines: list[int] = []
     rejected: list[RejectedRow] = []
     for row in parse(decoded(path), str(path)):
         outcome = _fact_or_rejection(row, path) if isinstance(row, Row) else row
         if isinstance(outcome, Fact):
             facts.append(outcome)
+            lines.append(row.line)
         else:
             rejected.append(outcome)
     refuse(path, len(facts), rejected, strict)
-    return FactFile(path, tuple(facts), tuple(rejected))
+    return FactFile(path, tuple(facts), tuple(lines), tuple(rejected))
 
 
 def write_facts(path: str | os.PathLike[str], facts: Iterable[Fact]) -> None:

@@ -269,6 +269,12 @@ class EditableModel:
         return self._oriented(0).dtype
 
     @property
+    def context(self) -> int | None:
+        """Tokens that the model was built to read at once; `None` where nothing bounds them."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit if isinstance(limit, int) else None
+
+    @property
     def pad_id(self) -> int:
         """An id to pad with: the tokenizer's pad token, else its end token, else 0."""
         for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):

@@ -183,8 +183,7 @@ def _backward(losses: Tensor) -> None:
 def _corpus_batch(model: EditableModel, config: EditConfig, tokens: int) -> object:
     """A batch of text as `collect_moments` reads it: 8 texts of the same length."""
     names = [model.projection_name(layer) for layer in config.layers]
-    limit = getattr(model.model.config.get_text_config(), "max_position_embeddings", tokens)
-    length = max(1, min(tokens // 8, int(limit)))
+    length = max(1, min(tokens // 8, model.context or tokens))
     texts = [[0] * length] * max(1, tokens // length)
     layout = max(lay_out(model, texts, tokens, share=False), key=lambda one: one.ids.numel())
     with torch.no_grad(), Recorder(model.model, inputs=names, stop_after=names[-1]) as record:
