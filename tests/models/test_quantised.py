@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from dispatched import WAYS
 from edits import random_moments, settings
 from quantised import QUANTISERS, Int8Linear, quantise
 from tiny import tiny_editable, tiny_tokenizer
@@ -185,6 +186,35 @@ def test_a_quantised_model_that_cannot_be_run_is_refused():
         require_runs(model)
     with pytest.raises(ModelError, match="edit the unquantised model"):
         Editor(model, tiny_tokenizer(), settings(), random_moments(tiny_editable()))
+
+
+class Forgetful(torch.autograd.Function):
+    """Its backward needs what an offloaded module has lost by then."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, slope):
+        raise AttributeError("'NoneType' object has no attribute 'unsqueeze'")
+
+
+def test_an_offloaded_model_that_gives_no_gradients_is_refused(tmp_path):
+    def make(away: bool):
+        model = quantise(tiny_editable(), "int8")
+        module = model.projection(1)
+        run = module.forward
+        module.forward = lambda x: run(Forgetful.apply(x))
+        return WAYS["memory"](model, tmp_path).model if away else model.model
+
+    require_runs(make(away=False))  # at hand nothing is lost
+    model = make(away=True)
+    expected = r"q_proj: Int8Linear of int8\) and offloaded, and gives no gradients: 'NoneType'"
+    with pytest.raises(ModelError, match=expected):
+        require_runs(model)
+    assert not model.get_input_embeddings()._forward_hooks
+    require_runs(WAYS["memory"](quantise(tiny_editable(), "int8"), tmp_path).model)
 
 
 def test_modules_that_would_pack_themselves_anew_are_told_not_to():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from langedit.errors import ModelError, NumericalError
-from langedit.models.offload import values_of
+from langedit.models.offload import loaded, values_of
 from langedit.models.quantised import quantised_modules, stored_tensors
 
 _CHUNK = 1 << 22  # values hashed at a time: 16 MiB of float32
@@ -54,10 +54,11 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(values.shape)}\n".encode())
         _hash_values(digest, name, values.detach())
     for name, module in sorted(quantised.items(), key=lambda item: item[0]):
-        for key, stored in stored_tensors(name, module):
-            values = _require_values(key, values_of(model, key, stored))
-            digest.update(f"{key} {tuple(values.shape)} {values.dtype}\n".encode())
-            digest.update(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        with loaded(model, name):
+            for key, stored in stored_tensors(name, module):
+                values = _require_values(key, stored)
+                digest.update(f"{key} {tuple(values.shape)} {values.dtype}\n".encode())
+                digest.update(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

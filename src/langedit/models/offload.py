@@ -8,6 +8,7 @@ its hook, or of the hook of a module around it: in memory, or in files that are 
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,26 @@ def modules_around(model: nn.Module, name: str) -> list[nn.Module]:
     """A module and those that it is in, innermost first."""
     parts = name.split(".")
     return [model.get_submodule(".".join(parts[:end])) for end in range(len(parts), -1, -1)]
+
+
+@contextmanager
+def loaded(model: nn.Module, name: str) -> Iterator[None]:
+    """While inside, a module has its values, whether its own hook keeps them or one around it."""
+    own, *around = modules_around(model, name)
+    covering = [
+        (module, hook)
+        for module in (*reversed(around), own)
+        for hook in _hooks(module)
+        if getattr(hook, "offload", False)
+        and (module is own or getattr(hook, "place_submodules", False))
+    ]
+    try:
+        for module, hook in covering:
+            hook.pre_forward(module)
+        yield
+    finally:
+        for module, hook in reversed(covering):
+            hook.post_forward(module, None)
 
 
 def unload(module: nn.Module) -> None:

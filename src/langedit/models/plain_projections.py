@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 from langedit.errors import ModelError
 from langedit.models.blocks import linear_sizes
 from langedit.models.editable import EditableModel
+from langedit.models.offload import find_offloaded, loaded
 from langedit.models.quantised import dequantise, is_quantised, kind_of
 
 _SKIP_LISTS = ("llm_int8_skip_modules", "modules_to_not_convert")
@@ -37,11 +39,22 @@ def dequantise_projections(model: EditableModel, layers: Iterable[int]) -> dict[
             dtype = model.model.get_input_embeddings().weight.dtype
             if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
                 raise ModelError(f"expected embeddings of floating-point numbers, found {dtype}")
-            plain = dequantise(module, dtype, name=model.projection_name(layer))
-            model.model.set_submodule(model.projection_name(layer), plain)
+            name = model.projection_name(layer)
+            with loaded(model.model, name):
+                plain = dequantise(module, dtype, name=name)
+            model.model.set_submodule(name, plain)
+            _hand_over(model.model, name, plain)
     if found:
         _name_plain_modules(model)
     return found
+
+
+def _hand_over(model: nn.Module, name: str, plain: nn.Module) -> None:
+    """Give a new module's values to what loads all modules around it, or it would load old ones."""
+    for key, value in plain.named_parameters():
+        kept = find_offloaded(model, f"{name}.{key}")
+        if kept is not None:
+            kept.write(value)
 
 
 def _name_plain_modules(model: EditableModel) -> None:

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from langedit.errors import ModelError, NumericalError
 from langedit.models.blocks import linear_sizes
-from langedit.models.offload import compute_device, input_device
+from langedit.models.offload import compute_device, input_device, loaded
 
 _ROWS = 1024  # unit vectors in one call
 _RUN_ERRORS = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError)
@@ -55,7 +55,7 @@ def stored_tensors(name: str, module: nn.Module) -> Iterator[tuple[str, Tensor]]
     A copy is asked, since reading changes 4-bit modules of bitsandbytes that have packed
     themselves anew.
     """
-    for key, value in copy.deepcopy(module).state_dict(prefix=f"{name}.").items():
+    for key, value in _copied(module).state_dict(prefix=f"{name}.").items():
         yield from _plain_parts(key, value)
 
 
@@ -85,10 +85,10 @@ def require_savable(model: PreTrainedModel) -> None:
     for name, module in quantised_modules(model).items():
         sizes = linear_sizes(module)
         assert sizes is not None
-        device, generator = _device_of(module), torch.Generator().manual_seed(0)
-        probe = torch.randn(4, sizes[0], generator=generator).to(device, dtype)
-        read = copy.deepcopy(module)
-        with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad(), loaded(model, name):
+            device, read = _device_of(module), _copied(module)
+            probe = torch.randn(4, sizes[0], generator=generator).to(device, dtype)
             before = module(probe)
             read.state_dict()
             after = read(probe)
@@ -102,6 +102,9 @@ def require_savable(model: PreTrainedModel) -> None:
 
 def require_runs(model: PreTrainedModel) -> None:
     """See that a quantised model can be run where it is, with a single token.
+
+    Where quantised modules are offloaded it must give gradients, too: some libraries lose what they
+    need for those when a module is put away after its call.
 
     Raises:
         ModelError: it cannot; libraries quantise modules that they cannot run everywhere.
@@ -121,6 +124,34 @@ def require_runs(model: PreTrainedModel) -> None:
             f"on {device}: {' '.join(str(error).split())[:200]}. Quantise it with another "
             "library, load it on the device that its library needs, or edit the unquantised model"
         ) from error
+    away = {name: own for name, own in modules.items() if any(p.is_meta for p in own.parameters())}
+    for name, module in list(away.items())[:1]:
+        try:
+            _require_gradients(model)
+        except (*_RUN_ERRORS, AttributeError) as error:
+            raise ModelError(
+                f"{type(model).__name__} is quantised ({name}: {kind_of(module)}) and offloaded, "
+                f"and gives no gradients: {' '.join(str(error).split())[:200]}. Give its layers a "
+                "device in the device map, or edit the unquantised model"
+            ) from error
+
+
+def _require_gradients(model: PreTrainedModel) -> None:
+    """Run a single token and take gradients at its embedding."""
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    embeddings: Any = model.get_input_embeddings()
+    handle = embeddings.register_forward_hook(keep)
+    ids = torch.zeros((1, 1), dtype=torch.int64, device=input_device(model))
+    try:
+        with torch.enable_grad():
+            torch.autograd.grad(model(input_ids=ids).logits.float().sum(), seen[0])
+    finally:
+        handle.remove()
 
 
 def dequantise(
@@ -131,7 +162,8 @@ def dequantise(
     It is of the class that the unquantised model has there, where the library says so.
 
     Args:
-        module: linear, with d_in and d_out; its bias, if any, is taken over.
+        module: linear, with d_in and d_out; its bias, if any, is taken over. Where it is offloaded
+            its values are loaded (`loaded`).
         dtype: of the vectors, and of the weight.
         name: for messages.
 
@@ -169,6 +201,12 @@ def dequantise(
             "the model with another compute dtype"
         )
     return _like_source(module, plain).requires_grad_(False)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy that shares the hooks of accelerate, which may hold the weights of a whole model."""
+    hook = getattr(module, "_hf_hook", None)
+    return copy.deepcopy(module, {} if hook is None else {id(hook): hook})
 
 
 def _like_source(module: nn.Module, plain: nn.Linear) -> nn.Linear | Conv1D:
