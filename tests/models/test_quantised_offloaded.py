@@ -12,6 +12,7 @@ from quantised import QUANTISERS, quantise
 from tiny import tiny_editable
 
 from langedit.editing import Editor, collect_moments
+from langedit.errors import ModelError
 from langedit.models import EditableModel, dequantise_projections, weights_hash
 from langedit.models.offload import find_offloaded, loaded
 from langedit.models.quantised import is_quantised, require_savable
@@ -107,6 +108,17 @@ def test_what_was_loaded_is_put_away_again_after_an_error(way, tmp_path):
         fail()
     assert away.projection(1).bias.is_meta
     assert away.projection(1).weight.is_meta
+
+
+@pytest.mark.parametrize("way", KEPT)
+def test_it_cannot_be_saved_whole(way, tmp_path):
+    _, away = pair("llama", "int8", way, tmp_path)
+    editor = Editor(away, None, settings(), random_moments(away), PREFIXES)
+    editor.apply(FACTS)
+    name = r"model.layers.0.self_attn.q_proj \(Int8Linear of int8\) is offloaded"
+    with pytest.raises(ModelError, match=name):
+        editor.save_pretrained(tmp_path / "edited")
+    assert not (tmp_path / "edited").exists()
 
 
 def test_hashing_does_not_copy_what_hooks_keep(tmp_path):

@@ -20,7 +20,7 @@ from langedit.evaluation import (
     score_both_ways,
 )
 from langedit.folders import whole_folder
-from langedit.models import EditableModel
+from langedit.models import EditableModel, require_at_hand
 from langedit.parallel import ALONE, Processes
 from langedit.profiler import Profiler, timed
 from langedit.workspace import run_stream
@@ -75,6 +75,7 @@ def edit_model(options: EditOptions, processes: Processes = ALONE) -> EditOutcom
         profiler=Profiler(model.device) if options.profile else None,
         processes=processes,
     )
+    processes.together(lambda: require_at_hand(editor.model.model))
     known = plan.prefixes or Prefixes({})
     processes.together(
         lambda: require_fitting(editor.model, plan.file, plan.facts, plan.config, known)

@@ -17,7 +17,7 @@ from langedit.models.positions import (
     encode_prompt,
     encode_text,
 )
-from langedit.models.quantised import require_runs
+from langedit.models.quantised import require_at_hand, require_runs
 from langedit.models.saving import save_weights
 from langedit.models.structure import ModelStructure, find_structure
 
@@ -46,6 +46,7 @@ __all__ = [
     "render_prompt",
     "replace_attention",
     "replace_output",
+    "require_at_hand",
     "require_runs",
     "save_weights",
     "values_of",

@@ -71,6 +71,24 @@ def keep_stored_form(model: nn.Module) -> None:
             setattr(module, _REPACKS, False)
 
 
+def require_at_hand(model: nn.Module) -> None:
+    """See that no quantised module is offloaded, of a model that is to be saved whole.
+
+    transformers looks for all that such a module stores among its parameters, where libraries keep
+    only a part of it.
+
+    Raises:
+        ModelError: one is; the message names it.
+    """
+    for name, module in quantised_modules(model).items():
+        if any(parameter.is_meta for parameter in module.parameters()):
+            raise ModelError(
+                f"{name} ({kind_of(module)}) is offloaded, and transformers cannot save quantised "
+                "modules from where they are kept: give its layer a device in the device map, or "
+                "edit the unquantised model"
+            )
+
+
 def require_savable(model: PreTrainedModel) -> None:
     """See that quantised modules still do the same when their state has been read for a file.
 

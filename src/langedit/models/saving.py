@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from langedit.errors import ModelError
 from langedit.models.offload import values_of
-from langedit.models.quantised import require_savable
+from langedit.models.quantised import require_at_hand, require_savable
 
 
 def save_weights(
@@ -28,10 +28,11 @@ def save_weights(
         max_shard_size: of one file of weights, as for `save_pretrained`.
 
     Raises:
-        ModelError: a parameter was never loaded, or a quantised module would be saved with other
-            values.
+        ModelError: a parameter was never loaded, or a quantised module is offloaded or would be
+            saved with other values.
         OSError: the folder cannot be written.
     """
+    require_at_hand(model)
     require_savable(model)
     # Conversions of quantised weights cannot be taken back: these are written as they are named.
     convert = getattr(model.config, "quantization_config", None) is None
