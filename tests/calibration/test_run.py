@@ -226,6 +226,18 @@ def test_languages_of_which_nothing_is_known_are_named(unsure, tmp_path, monkeyp
     assert not (tmp_path / "tracing-mlp.png").exists()
 
 
+def test_why_runs_of_the_search_failed_is_told(unsure, tmp_path, monkeypatch):
+    monkeypatch.setattr("langedit.calibration.figures.curve_figure", lambda *_, **__: None)
+    start, second, *others = unsure.trials
+    error = "expected a finite target loss, got nan at evaluation 3 of Peru"
+    failed = replace(second, record=None, error=error)
+    told = replace(unsure, trials=(start, failed, *others))
+    write_calibration(told, tmp_path, "langedit calibrate")
+    report = (tmp_path / REPORT).read_text(encoding="utf-8")
+    assert "of which 1 failed; best first" in report
+    assert f"\n\nRun 1 failed: {error}" in report
+
+
 @pytest.mark.parametrize("facts", [0, 1, 2])
 def test_facts_whose_targets_overflow_are_told(unsure, tmp_path, monkeypatch, facts):
     """Each once, however many layers and steps it failed at."""
