@@ -22,6 +22,24 @@ hypothesis.settings.load_profile("shared-machine")
 torch.set_num_threads(1)
 
 
+LONGEST = (
+    "test_readme.py",
+    "demo/test_run.py",
+    "cli/test_memory_plan.py",
+    "demo/test_training.py",
+    "cli/test_workspace_processes.py",
+    "editing/test_processes.py",
+)
+"""Files of tests that take a minute or so: whoever got one last would let the others wait."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; all else stays in its order."""
+    root = Path(__file__).parent
+    places = {root / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
 def _folder_named_by(variable: str) -> Path:
     """The folder that an environment variable names; a wrong one is an error, none is a skip."""
     value = os.environ.get(variable)
