@@ -133,6 +133,29 @@ def test_alphaedit_weighed() -> None:
     assert_updates(method(method="alphaedit", corpus_weight=4.0), expected)
 
 
+@pytest.mark.parametrize("name", ["alphaedit", "memit-seq"])
+def test_earlier_keys_weigh_the_same_where_their_system_is_ill_conditioned(name: str) -> None:
+    """Then nothing is kept of them but themselves, and every batch solves with all of them."""
+    known = method(method=name)
+    forgetful = method(method=name, ridge=0.3e-7, moment_weight=2e-7)
+    assert run(known)[1][-1].memory is not None
+    states = run(forgetful)[1]
+    assert [state.memory is None for state in states] == [False, True, True, True]
+    for ridge, weight, chosen in ((0.3, 2.0, known), (0.3e-7, 2e-7, forgetful)):
+        past, expected = torch.zeros(0, D_IN), []
+        p = oracles.null_projector(moment().mean, TAU) if name == "alphaedit" else torch.eye(D_IN)
+        for keys, residuals in batches():
+            if name == "alphaedit":
+                expected.append(projected(p, keys, residuals, past, ridge=ridge))
+            else:
+                gram = oracles.outer_sum(keys.T) + oracles.outer_sum(past.T)
+                left = gram + weight * moment().mean
+                expected.append(torch.linalg.solve(left, keys.double().T @ residuals.double()).T)
+            past = torch.cat([past, keys])
+        for found, wanted in zip(run(chosen)[0], expected, strict=True):
+            assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
 @pytest.mark.parametrize("name", ["langedit", "alphaedit"])
 def test_a_relative_ridge_fits_itself_to_the_keys(name: str) -> None:
     """tr(P C0) is the mean squared length of what is left of a key: scaled keys, scaled ridge."""

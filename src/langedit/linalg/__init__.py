@@ -8,6 +8,7 @@ from langedit.linalg.growing import GrowingRows
 from langedit.linalg.moment_solver import MomentSolver, rome_update
 from langedit.linalg.moments import MomentAccumulator, SecondMoment, gram
 from langedit.linalg.projector import NullSpaceProjector, null_fraction
+from langedit.linalg.recursive import RecursiveRidge
 from langedit.linalg.regularise import keep_largest, spectral_excess
 from langedit.linalg.running_moment import CORPUS_WEIGHT, pooled_moment, released_moment
 from langedit.linalg.solves import memit_update, projected_update
@@ -25,6 +26,7 @@ __all__ = [
     "MomentSolver",
     "NullSpaceAngle",
     "NullSpaceProjector",
+    "RecursiveRidge",
     "SecondMoment",
     "Spectrum",
     "Update",

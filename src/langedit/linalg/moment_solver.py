@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from langedit.errors import NumericalError
 from langedit.linalg.checks import require_positive, require_rows
+from langedit.linalg.last import LastRows
 from langedit.linalg.moments import SecondMoment
 from langedit.linalg.projector import SMALLEST_TOLERANCE, NullSpaceProjector
-from langedit.linalg.ridge import require_space_left, ridge_directions, stack_operands
+from langedit.linalg.recursive import RecursiveRidge
+from langedit.linalg.ridge import (
+    check_operands,
+    require_space_left,
+    ridge_directions,
+)
 from langedit.linalg.updates import LowRankUpdate
 from langedit.linalg.whitening import SpectralWhitening, TriangularWhitening, Whitening
 
@@ -30,6 +36,7 @@ class MomentSolver:
     whitening: Whitening
     projector: NullSpaceProjector | None = None
     closed: NullSpaceProjector | None = None
+    _last: LastRows[Tensor] = field(default_factory=LastRows, init=False, repr=False)
 
     @classmethod
     def from_moment(cls, moment: SecondMoment, weight: float) -> MomentSolver:
@@ -107,12 +114,18 @@ class MomentSolver:
         """What `A` is kept as."""
         return self.whitening.tensors
 
+    @property
+    def width(self) -> int:
+        """Number of coordinates in which `A` is the identity."""
+        return self.whitening.width
+
     def update(
         self,
         keys: Tensor,
         residuals: Tensor,
         *,
         history: Tensor | None = None,
+        memory: RecursiveRidge | None = None,
     ) -> LowRankUpdate:
         """Return `ΔW = Rᵀ K (A + Σ h hᵀ + Σ k kᵀ)⁻¹`, all keys projected if there is a projector.
 
@@ -120,17 +133,43 @@ class MomentSolver:
             keys: `(n, d_in)`.
             residuals: `(n, d_out)`.
             history: `(m, d_in)` or `None`.
+            memory: what is known of the history's `coordinates`, so that only the batch is solved
+                for; without it, or where it does not bear the batch, the whole system is.
 
         Raises:
-            NumericalError: When shapes differ or values are not finite.
+            NumericalError: When shapes differ, values are not finite, or the memory is not that
+                of the history.
         """
         device, width = self.whitening.tensors[0].device, self.whitening.d_in
-        rows, count, left = stack_operands(keys, residuals, history, width, device)
-        if self.projector is not None and not self.whitening.projects:
-            rows = self.projector.apply(rows)
-        right = self.directions(rows, count)
+        left = check_operands(keys, residuals, width, device)
+        require_memory_of(memory, history)
+        rows = self.coordinates(keys)
+        if memory is not None and memory.bears(rows):
+            right = memory.directions(rows)
+        else:
+            if history is not None:
+                past = require_rows("history", history.to(device), width)
+                rows = torch.cat([self._coordinates(past), rows])
+            right = ridge_directions(rows, len(keys), 1.0)
+        right = self._back(right)
         right = right if self.projector is None else self.projector.settle(right)
         return LowRankUpdate(left=left, right=right)
+
+    def coordinates(self, keys: Tensor) -> Tensor:
+        """Return keys `(n, d_in)`, projected, in the coordinates `(n, width)` where `A` is `I`.
+
+        Worked out once for a batch: the solve asks for them, and so does who remembers the batch.
+        What is returned must not be written to.
+
+        Raises:
+            NumericalError: When the width differs or a value is not finite.
+        """
+        found = self._last.find(keys)
+        if found is None:
+            given = keys.to(self.whitening.tensors[0].device)
+            found = self._coordinates(require_rows("keys", given, self.whitening.d_in))
+            self._last.note(keys, found)
+        return found
 
     def within(self, projector: NullSpaceProjector) -> MomentSolver:
         """Return the solver for a projector that forbids more than this one's, `ΔW Q = 0` for it.
@@ -172,16 +211,36 @@ class MomentSolver:
     def directions(self, rows: Tensor, count: int) -> Tensor:
         """Return the last `count` rows of `Z (A + ZᵀZ)⁻¹`, `(count, d_in)`, for `Z = rows`.
 
-        In the coordinates `F = Z W`, where `A` is the identity, this is a ridge solve, done
-        orthogonally to what is closed.
+        In the coordinates where `A` is the identity this is a ridge solve, done orthogonally to
+        what is closed.
+
+        Args:
+            rows: `(m, d_in)` float64, projected if there is a projector.
+            count: of rows that are wanted.
         """
+        return self._back(ridge_directions(self._whitened(rows), count, 1.0))
+
+    def _coordinates(self, keys: Tensor) -> Tensor:
+        if self.projector is not None and not self.whitening.projects:
+            keys = self.projector.apply(keys)
+        return self._whitened(keys)
+
+    def _whitened(self, rows: Tensor) -> Tensor:
         whitened = self.whitening.whiten(rows)
-        if self.closed is not None:
-            whitened = self.closed.apply(whitened)
-        solved = ridge_directions(whitened, count, 1.0)
-        if self.closed is not None:
-            solved = self.closed.settle(solved)
+        return whitened if self.closed is None else self.closed.apply(whitened)
+
+    def _back(self, solved: Tensor) -> Tensor:
+        solved = solved if self.closed is None else self.closed.settle(solved)
         return self.whitening.back(solved)
+
+
+def require_memory_of(memory: RecursiveRidge | None, history: Tensor | None) -> None:
+    """Raise a `NumericalError` where a memory cannot be that of a history `(m, d_in)`."""
+    past = 0 if history is None else len(history)
+    if memory is not None and memory.count != past:
+        raise NumericalError(
+            f"memory: expected that of the {past} keys of the history, got one of {memory.count}"
+        )
 
 
 def _lies_in(projector: NullSpaceProjector, vectors: Tensor) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from langedit.errors import ConfigError, NumericalError
 from langedit.linalg.checks import require_positive, require_rows
 from langedit.linalg.growing import GrowingRows
+from langedit.linalg.last import LastRows
 from langedit.linalg.moments import SecondMoment
 from langedit.linalg.spectrum import Spectrum
 
@@ -19,41 +19,8 @@ from langedit.linalg.spectrum import Spectrum
 _ORTHONORMAL_TOLERANCE = 1e-10
 # Below this a direction consists of float64 rounding and cannot be told from noise.
 SMALLEST_TOLERANCE = 1e-13
-
-
 # Rows that keep this share of their length need one pass only.
 _KEPT = 0.1
-
-
-@dataclass(eq=False)
-class _LastKeys:
-    """The keys that were projected last, while somebody has them, and what is left of them.
-
-    Attributes:
-        entry: the keys, how often they had been written to, and what is left of them.
-    """
-
-    entry: tuple[weakref.ref[Tensor], int, Tensor] | None = None
-
-    def find(self, keys: Tensor) -> Tensor | None:
-        """What is left of these keys, if they are the last ones and were not written to since."""
-        entry = self.entry
-        if entry is None or entry[0]() is not keys or entry[1] != keys._version:
-            return None
-        return entry[2]
-
-    def note(self, keys: Tensor, left: Tensor) -> None:
-        """Keep what is left of keys until they are gone, or others come."""
-        if keys.is_inference():  # nobody knows whether such tensors are written to
-            return
-        holder = weakref.ref(self)
-
-        def forget(gone: weakref.ref[Tensor]) -> None:
-            own = holder()
-            if own is not None and own.entry is not None and own.entry[0] is gone:
-                own.entry = None
-
-        self.entry = weakref.ref(keys, forget), keys._version, left
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,7 +40,7 @@ class NullSpaceProjector:
     basis: Tensor
     threshold: float | None = None
     _grown: GrowingRows | None = field(default=None, repr=False)
-    _last: _LastKeys = field(default_factory=_LastKeys, init=False, repr=False)
+    _last: LastRows[Tensor] = field(default_factory=LastRows, init=False, repr=False)
 
     def __post_init__(self) -> None:
         shape = tuple(self.basis.shape)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from langedit.errors import NumericalError
-from langedit.linalg.checks import require_rows
+from langedit.linalg.checks import check_rows, require_rows
 from langedit.linalg.projector import NullSpaceProjector
 
-# Normal equations lose as many digits as their condition number has: of 16 this leaves 9, two more
-# than float32 keys and residuals have.
-_CHOLESKY_CONDITION = 1e7
+SQUARABLE = 1e7
+"""Condition number up to which normal equations are solved: they lose as many digits as it has, of
+16 this leaves 9, two more than float32 keys and residuals have."""
 
 
 def ridge_directions(rows: Tensor, count: int, ridge: float) -> Tensor:
@@ -28,7 +28,7 @@ def ridge_directions(rows: Tensor, count: int, ridge: float) -> Tensor:
     identity = torch.eye(size, dtype=rows.dtype, device=rows.device)
     # ‖G‖² is at most the sum of squares, so this bounds the condition number of the system.
     condition = float(torch.linalg.vector_norm(rows)) ** 2 / ridge + 1.0
-    if condition <= _CHOLESKY_CONDITION:
+    if condition <= SQUARABLE:
         upper = torch.linalg.cholesky(torch.addmm(ridge * identity, tall.T, tall)).T
     else:
         upper = torch.linalg.qr(torch.cat([tall, identity * ridge**0.5]), mode="r").R
@@ -49,21 +49,16 @@ def solve_upper(upper: Tensor, values: Tensor) -> Tensor:
     return solution
 
 
-def stack_operands(
-    keys: Tensor, residuals: Tensor, history: Tensor | None, d_in: int, device: torch.device
-) -> tuple[Tensor, int, Tensor]:
-    """Check the operands; return the rows (history, then keys), `n`, and `left (d_out, n)`."""
-    batch = require_rows("keys", keys.to(device), d_in)
+def check_operands(keys: Tensor, residuals: Tensor, d_in: int, device: torch.device) -> Tensor:
+    """Check a batch's keys `(n, d_in)` and residuals; return `left (d_out, n)` in float64."""
+    check_rows("keys", keys, d_in)
     wanted = require_rows("residuals", residuals.to(device))
-    if len(batch) == 0 or len(batch) != len(wanted):
+    if len(keys) == 0 or len(keys) != len(wanted):
         raise NumericalError(
-            f"solve: expected one residual for each of at least one key, got {len(batch)} keys "
+            f"solve: expected one residual for each of at least one key, got {len(keys)} keys "
             f"and {len(wanted)} residuals"
         )
-    rows = batch
-    if history is not None:
-        rows = torch.cat([require_rows("history", history.to(device), d_in), batch])
-    return rows, len(batch), wanted.T.contiguous()
+    return wanted.T.contiguous()
 
 
 def require_space_left(projector: NullSpaceProjector) -> None:

@@ -8,14 +8,20 @@ regulariser is `ridge·‖·‖²`, the update reads its edits along the last `n
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from langedit.errors import ConfigError
-from langedit.linalg.checks import require_positive
-from langedit.linalg.moment_solver import MomentSolver
+from langedit.errors import ConfigError, NumericalError
+from langedit.linalg.checks import require_positive, require_rows
+from langedit.linalg.moment_solver import MomentSolver, require_memory_of
 from langedit.linalg.moments import SecondMoment
 from langedit.linalg.projector import NullSpaceProjector
-from langedit.linalg.ridge import require_space_left, ridge_directions, stack_operands
+from langedit.linalg.recursive import RecursiveRidge
+from langedit.linalg.ridge import (
+    check_operands,
+    require_space_left,
+    ridge_directions,
+)
 from langedit.linalg.updates import LowRankUpdate
 
 
@@ -56,6 +62,7 @@ def projected_update(
     history: Tensor | None = None,
     moment: SecondMoment | None = None,
     moment_weight: float | None = None,
+    memory: RecursiveRidge | None = None,
 ) -> LowRankUpdate:
     """Return the update that reads its keys within the null space only.
 
@@ -76,12 +83,15 @@ def projected_update(
         history: `(m, d_in)`, keys of earlier batches, or `None`.
         moment: `C0`, to weigh the directions that the projector leaves; needs `moment_weight`.
         moment_weight: `λ`.
+        memory: what is known of the projected keys of the history, with this ridge, so that only
+            the batch is solved for; without it, where it does not bear the batch, and with a
+            moment, the whole system is.
 
     Raises:
         ConfigError: When `ridge` or `moment_weight` is out of range, or only one of `moment`
             and `moment_weight` is given.
-        NumericalError: When shapes differ, values are not finite, or nothing is left of the
-            null space.
+        NumericalError: When shapes differ, values are not finite, nothing is left of the null
+            space, or the memory is not that of the history and ridge.
     """
     if (moment is None) != (moment_weight is None):
         raise ConfigError(
@@ -89,12 +99,19 @@ def projected_update(
         )
     require_positive("ridge", ridge)
     require_space_left(projector)
-    device = projector.basis.device
-    rows, count, left = stack_operands(keys, residuals, history, projector.d_in, device)
-    rows = projector.project_keys(keys) if history is None else projector.apply(rows)
+    require_memory_of(memory, history)
+    if memory is not None and memory.ridge != ridge:
+        raise NumericalError(f"memory: expected one of ridge {ridge}, got {memory.ridge}")
+    left = check_operands(keys, residuals, projector.d_in, projector.basis.device)
+    rows = projector.project_keys(keys)
+    if moment is None and memory is not None and memory.bears(rows):
+        return LowRankUpdate(left=left, right=projector.settle(memory.directions(rows)))
+    if history is not None:
+        past = require_rows("history", history.to(rows.device), projector.d_in)
+        rows = torch.cat([projector.apply(past), rows])
     if moment is None or moment_weight is None:
-        right = ridge_directions(rows, count, ridge)
+        right = ridge_directions(rows, len(keys), ridge)
     else:
         solver = MomentSolver.from_projected(projector, moment, moment_weight, ridge=ridge)
-        right = solver.directions(rows, count)
+        right = solver.directions(rows, len(keys))
     return LowRankUpdate(left=left, right=projector.settle(right))

@@ -12,6 +12,7 @@ from tiny import FAMILIES, tiny_model
 from langedit.editing.planning import Choice, Planner, Stage, Workload, plan_memory, shaped_model
 from langedit.editing.planning.stages import STAGES
 from langedit.errors import ConfigError
+from langedit.linalg import RecursiveRidge
 from langedit.method_points import BUILT_IN
 
 D_IN, D_MODEL = 48, 32
@@ -145,3 +146,28 @@ def test_methods_of_plug_ins_are_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=r"method: expected one of langedit, .*, got mine"):
         planned("mine")
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "width"),
+    [
+        ("memit-seq", {}, 48),
+        ("alphaedit", {}, 48),
+        ("alphaedit", {"corpus_weight": 1.0}, 34),
+        ("alphaedit", {"solve_history": False}, 0),
+        ("memit", {}, 0),
+    ],
+)
+def test_what_solves_know_of_past_keys_is_kept(method, changes, width):
+    """As much as an editor of this shape keeps, batch for batch."""
+    work = replace(WORK, edits=30, batch_size=10)
+    kept = stage(planned(method, work=work, **changes), "targets").device
+    if not width:
+        assert "solves of past keys" not in kept
+        return
+    known, held = RecursiveRidge.begin(width, 1.0), 0
+    for _ in range(2):
+        known = known.after(torch.randn(10, width, dtype=torch.float64))
+        held = known.soft.untyped_storage().nbytes()
+    layers = 2
+    assert kept["solves of past keys"] == layers * held

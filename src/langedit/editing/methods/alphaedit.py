@@ -16,7 +16,13 @@ from langedit.editing.methods.null_space import (
     projector_of,
     ridge_of,
 )
-from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment, projected_update
+from langedit.linalg import (
+    LowRankUpdate,
+    MomentSolver,
+    RecursiveRidge,
+    SecondMoment,
+    projected_update,
+)
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
@@ -54,13 +60,32 @@ class AlphaEdit(ClosedForm):
         if self.corpus_weight:
             weight = self.corpus_weight
             solver = MomentSolver.from_null_space(projector, moment, weight, ridge=ridge)
-        return LayerState.begin(moment, projector=projector, solver=solver, ridge=ridge)
+        memory = None
+        if self.solve_history:
+            width, weight = (projector.d_in, ridge) if solver is None else (solver.width, 1.0)
+            memory = RecursiveRidge.begin(width, weight, projector.basis.device)
+        return LayerState.begin(
+            moment, projector=projector, solver=solver, ridge=ridge, memory=memory
+        )
 
     def solve(self, state: LayerState, keys: Tensor, residuals: Tensor) -> LowRankUpdate:
         """Earlier edits weigh against the batch inside the null space of the corpus."""
         history = state.past_keys() if self.solve_history else None
         if state.solver is not None:
-            return state.solver.update(keys, residuals, history=history)
+            return state.solver.update(keys, residuals, history=history, memory=state.memory)
         return projected_update(
-            projector_of(state), keys, residuals, ridge=ridge_of(state), history=history
+            projector_of(state),
+            keys,
+            residuals,
+            ridge=ridge_of(state),
+            history=history,
+            memory=state.memory,
         )
+
+    def advance(self, state: LayerState, keys: Tensor) -> LayerState:
+        """Later batches weigh against this one, too."""
+        if state.memory is None:
+            return state.after(keys)
+        if state.solver is not None:
+            return state.after_weighing(keys, state.solver.coordinates(keys))
+        return state.after_weighing(keys, projector_of(state).project_keys(keys))

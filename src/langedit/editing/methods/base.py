@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
-from langedit.linalg import GrowingRows, MomentSolver, NullSpaceProjector, SecondMoment, Update
+from langedit.linalg import (
+    GrowingRows,
+    MomentSolver,
+    NullSpaceProjector,
+    RecursiveRidge,
+    SecondMoment,
+    Update,
+)
 
 if TYPE_CHECKING:
     from langedit.editing.batch import BatchEdit, BatchJob
@@ -43,6 +50,8 @@ class LayerState:
         moment: second moment that the next refresh of the projector reads, if there is one.
         solver: the corpus's second moment, factored once, for MEMIT's solves.
         ridge: weight of the identity in projected solves; `None` for methods without them.
+        memory: what solves that weigh the history know of it already; `None` for others, and once
+            the history's system is too ill-conditioned for it.
         batches: number of batches so far.
     """
 
@@ -51,6 +60,7 @@ class LayerState:
     moment: SecondMoment | None = None
     solver: MomentSolver | None = None
     ridge: float | None = None
+    memory: RecursiveRidge | None = None
     batches: int = 0
     _grown: GrowingRows | None = field(default=None, repr=False)
 
@@ -63,10 +73,18 @@ class LayerState:
         moment: SecondMoment | None = None,
         solver: MomentSolver | None = None,
         ridge: float | None = None,
+        memory: RecursiveRidge | None = None,
     ) -> LayerState:
         """The state before the first batch: no keys, of the corpus's width and on its device."""
         history = torch.zeros(0, corpus.width, dtype=torch.float32, device=corpus.mean.device)
-        return cls(history=history, projector=projector, moment=moment, solver=solver, ridge=ridge)
+        return cls(
+            history=history,
+            projector=projector,
+            moment=moment,
+            solver=solver,
+            ridge=ridge,
+            memory=memory,
+        )
 
     def after(self, keys: Tensor) -> Self:
         """The same with the keys (n, d_in) of one more batch in the history."""
@@ -74,6 +92,18 @@ class LayerState:
         grown = (self._grown or GrowingRows.begin(self.history)).with_rows(known, more)
         history = grown.rows(known + len(more))
         return replace(self, history=history, batches=self.batches + 1, _grown=grown)
+
+    def after_weighing(self, keys: Tensor, rows: Tensor) -> Self:
+        """The same with one more batch in history and memory.
+
+        Args:
+            keys: (n, d_in) of the batch.
+            rows: (n, width) the same as the solve has them.
+        """
+        memory = self.memory
+        if memory is not None:
+            memory = memory.after(rows) if memory.bears(rows) else None
+        return replace(self.after(keys), memory=memory)
 
     @property
     def device(self) -> torch.device:
@@ -92,6 +122,7 @@ class LayerState:
             projector=projector,
             moment=None if self.moment is None else self.moment.to(device),
             solver=None if self.solver is None else self.solver.to(device, projector),
+            memory=None if self.memory is None else self.memory.to(device),
         )
 
     def sharing(self, later: LayerState) -> Self:
@@ -100,19 +131,23 @@ class LayerState:
         What grew in a new place, because the old one was full, is then there once.
         """
         projector, solver, grown = self.projector, self.solver, later._grown
+        memory = self.memory
+        if memory is not None and later.memory is not None:
+            memory = memory.sharing(later.memory)
         if projector is not None and later.projector is not None:
             projector = projector.sharing(later.projector)
         if solver is not None:
             own = projector if solver.projector is self.projector else solver.projector
             solver = solver.sharing(later.solver, own)
         if grown is None or self.device != later.device:
-            return replace(self, projector=projector, solver=solver)
+            return replace(self, projector=projector, solver=solver, memory=memory)
         count = len(self.history)
         return replace(
             self,
             history=later.history[:count],
             projector=projector,
             solver=solver,
+            memory=memory,
             _grown=grown.first(count),
         )
 

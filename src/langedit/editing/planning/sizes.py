@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 from langedit.editing.config import EditConfig
 from langedit.editing.methods import find_method
+from langedit.editing.methods.alphaedit import AlphaEdit
 from langedit.editing.methods.memit import Memit
+from langedit.editing.methods.memit_seq import MemitSeq
 from langedit.editing.methods.rome import Rome
 from langedit.editing.planning.quantisation import plain_module
 from langedit.editing.planning.workload import Workload
 from langedit.linalg.growing import rows_with_room
+from langedit.linalg.recursive import most_rows
 from langedit.models import EditableModel
 
 _ASSUMED_NULL_SHARE = 0.5
@@ -38,6 +41,9 @@ class Sizes:
         bases_growing: the same while a batch's directions are added.
         keys: keys of past edits that are kept between batches.
         keys_growing: the same while those of a batch are added.
+        memory: what solves that weigh past keys know of them, kept between batches.
+        memory_growing: the same while a batch's rows are added.
+        memory_width: coordinates that it is in; 0 where solves weigh no past keys.
         closed: what the solves of a weighed corpus have closed, after the last batch.
         factored: what is kept of a second moment that solves weigh.
     """
@@ -54,6 +60,9 @@ class Sizes:
     bases_growing: int
     keys: int
     keys_growing: int
+    memory: int
+    memory_growing: int
+    memory_width: int
     closed: int
     factored: int
 
@@ -77,6 +86,12 @@ class Sizes:
         # Of methods with a null space its eigenvectors, of others a triangular factor, if any.
         weighs = bool(config.corpus_weight) if method.needs_null_space else factors
         factored = 8 * d_in * (d_in - rank) if weighs else 0
+        width = 0
+        if issubclass(method, MemitSeq):
+            width = d_in
+        elif issubclass(method, AlphaEdit) and config.solve_history:
+            width = d_in - rank if weighs else d_in
+        memory, memory_growing = most_directions(0, work, most_rows(width))
         return cls(
             layers=len(config.edited_layers),
             d_in=d_in,
@@ -90,6 +105,9 @@ class Sizes:
             bases_growing=bases_growing,
             keys=4 * d_in * keys,
             keys_growing=4 * d_in * keys_growing,
+            memory=8 * width * memory,
+            memory_growing=8 * width * memory_growing,
+            memory_width=width,
             closed=closed if grows and config.corpus_weight else 0,
             factored=factored,
         )

@@ -90,6 +90,7 @@ class RunStages(ABC):
             "bases of forbidden directions": s.layers * (s.bases_growing if growing else s.bases),
             "factored moments": s.layers * s.factored,
             "keys of past edits": s.layers * (s.keys_growing if growing else s.keys),
+            "solves of past keys": s.layers * (s.memory_growing if growing else s.memory),
         }
         return {name: size for name, size in parts.items() if size}
 
@@ -113,7 +114,7 @@ class RunStages(ABC):
         if not self.states_wait:
             parts |= self._remembered(growing=growing)
         elif copies:
-            grows = s.basis(s.rank_after) + s.closed + 4 * edits * s.d_in
+            grows = s.basis(s.rank_after) + s.closed + 4 * edits * s.d_in + s.memory
             parts["state of one layer"] = copies * grows + s.factored
         parts["edited weights in float32"] = self.all_weights * (2 if self.work.batches > 1 else 1)
         # A report has the keys of its batch, and its updates: factors, else they are elsewhere.

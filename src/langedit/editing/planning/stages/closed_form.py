@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from langedit.editing.planning.stage import Stage
 from langedit.editing.planning.stages.base import TRIANGULAR, RunStages
+from langedit.linalg.recursive import most_rows
 
 
 class ClosedFormStages(RunStages):
@@ -38,6 +39,7 @@ class ClosedFormStages(RunStages):
         s = self.sizes
         n, d, rank = self.work.batch, s.d_in, s.mean_rank
         rows = 8.0 * d * n**2 + 2.0 * n * s.weight / 4  # of the batch among themselves, and dense
+        rows += 4.0 * n * s.memory_width * min(self.work.edits / 2, most_rows(s.memory_width))
         if not s.rank:
             return rows + 2 * TRIANGULAR * n * d * d
         if s.factored:  # into the coordinates and back, what is closed, and the basis once
