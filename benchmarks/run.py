@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import end_to_end, streams, targets
+from benchmarks import end_to_end, methods, streams, targets
 from benchmarks.page import write_page
 from langedit.errors import LangEditError
 
@@ -75,6 +75,11 @@ PARTS: dict[str, Part] = {
         minutes=5.5,
         run=streams.run_stream,
         quick=partial(streams.run_stream, d_in=256, d_out=64, facts=10, batches=4),
+    ),
+    "methods": Part(
+        minutes=2,
+        run=methods.run,
+        quick=partial(methods.run, d_in=256, d_out=64, facts=10, batches=4),
     ),
     "edits": Part(
         minutes=3,

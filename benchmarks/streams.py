@@ -46,7 +46,7 @@ def run_stream(
     moment = moment.with_spectrum(Spectrum.of(moment.mean))
     decomposed = perf_counter() - begun
     ours = {
-        name: Stream.begin(moment, d_out, weight)
+        name: Stream.begin(moment, d_out, make_method(corpus_weight=weight))
         for name, weight in (("langedit", 0.0), ("corpus_weight", CORPUS_WEIGHT))
     }
     projector = ours["langedit"].state.projector
@@ -100,7 +100,7 @@ class Stream:
     """One layer edited batch after batch by the method itself, as an editor does it.
 
     Attributes:
-        method: orthogonal LangEdit.
+        method: what edits.
         state: what it remembers.
         base: (d_out, d_in) weight before the first batch.
         weight: weight so far.
@@ -120,9 +120,8 @@ class Stream:
     seconds: list[float] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, moment: SecondMoment, d_out: int, corpus_weight: float) -> Stream:
+    def begin(cls, moment: SecondMoment, d_out: int, method: ClosedForm) -> Stream:
         """Before the first batch; the weight is zero."""
-        method = _method(corpus_weight)
         begun = perf_counter()
         state = method.start(0, moment)
         opening = perf_counter() - begun
@@ -169,7 +168,7 @@ def run_edits(
     counts: Sequence[int] = (0, 1000, 2000, 4000, 6000, 8000, 10000),
 ) -> dict[str, Any]:
     """Seconds of one batch after 0 to 10,000 edits."""
-    keys, residuals, method = SimulatedKeys(d_in), torch.randn(facts, d_in // 4), _method()
+    keys, residuals, method = SimulatedKeys(d_in), torch.randn(facts, d_in // 4), make_method()
     start, seconds = d_in // 8, []
     for count in counts:
         rows, history = keys.draw(facts), torch.randn(count, d_in)
@@ -197,7 +196,7 @@ def run_widths(
 
     Of these half by earlier edits, so that a quarter of the width is the number of past keys.
     """
-    seconds, method = [], _method()
+    seconds, method = [], make_method()
     for d_in in widths:
         keys = SimulatedKeys(d_in)
         rows, residuals = keys.draw(facts), torch.randn(facts, 1024)
@@ -208,7 +207,7 @@ def run_widths(
     for d_in in (width for width in widths if width <= LARGEST_DENSE):
         keys = SimulatedKeys(d_in)
         moment = keys.moment(1)
-        decompositions[d_in] = _least(lambda m=moment: Spectrum.of(m.mean))
+        decompositions[d_in] = least_seconds(lambda m=moment: Spectrum.of(m.mean))
         rows, residuals = keys.draw(facts), torch.randn(facts, 1024)
         dense[d_in] = _dense_batch(moment, rows, residuals)
         print(f"  width {d_in}: baseline {dense[d_in]:.2f} s", flush=True)
@@ -228,7 +227,7 @@ def run_sizes(
     _folder: Path, *, d_in: int = 4096, sizes: Sequence[int] = (1, 10, 25, 50, 100, 200, 400, 800)
 ) -> dict[str, Any]:
     """Seconds of one batch of 1 to 800 facts, half of the directions forbidden as for widths."""
-    keys, method = SimulatedKeys(d_in), _method()
+    keys, method = SimulatedKeys(d_in), make_method()
     state = _state(method, keys.projector(d_in // 2), torch.randn(d_in // 4, d_in))
     seconds = []
     for facts in sizes:
@@ -258,11 +257,10 @@ def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     return above / sum((a - mean_x) ** 2 for a in x)
 
 
-def _method(corpus_weight: float = 0.0) -> ClosedForm:
-    config = EditConfig(
-        layers=(0,), null_share=NULL_SHARE, ridge=RIDGE, corpus_weight=corpus_weight
-    )
-    method = find_method("langedit").from_config(config)
+def make_method(name: str = "langedit", **settings: float) -> ClosedForm:
+    """A method with the null space and the ridge of these benchmarks where it reads them."""
+    kept = {"null_share": NULL_SHARE, "ridge": RIDGE, **settings}
+    method = find_method(name).from_config(EditConfig(method=name, layers=(0,), **kept))
     assert isinstance(method, ClosedForm)
     return method
 
@@ -279,7 +277,7 @@ def _batch(
     """All that an editor asks of one layer in a batch, measurements of earlier keys included.
 
     Args:
-        method: orthogonal LangEdit.
+        method: what edits.
         state: what it remembers.
         sizes: (m,) sizes of the outputs of the keys so far.
         weight: (d_out, d_in) before the batch.
@@ -291,8 +289,8 @@ def _batch(
     update = method.solve(state, *asked).to(dtype=torch.float32)
     after = weight + update.dense()
     advanced = method.advance(state, asked[0])
-    assert state.projector is not None
-    null_fraction(state.projector, asked[0])
+    if state.projector is not None:
+        null_fraction(state.projector, asked[0])
     output_change(update, KnownKeys(keys=state.history, sizes=sizes))
     return after, advanced, torch.cat([sizes, output_size(after, asked[0])])
 
@@ -301,7 +299,7 @@ def _seconds(method: ClosedForm, state: LayerState, asked: Asked) -> float:
     """Least seconds of a batch after others, on keys that were not seen before."""
     rows, residuals = asked
     weight, sizes = torch.zeros(residuals.shape[1], rows.shape[1]), torch.ones(len(state.history))
-    return _least(
+    return least_seconds(
         lambda: _batch(method, state, sizes, weight, (rows.clone(), residuals))  # no memory of them
     )
 
@@ -316,10 +314,10 @@ def _dense_batch(moment: SecondMoment, rows: Tensor, residuals: Tensor) -> float
         layer.refresh()
         weight.add_(layer.solve(rows, residuals))
 
-    return _least(step)
+    return least_seconds(step)
 
 
-def _least(step: Callable[[], object], times: int = 2) -> float:
+def least_seconds(step: Callable[[], object], times: int = 2) -> float:
     """Least time of some runs: others are waits for other programs."""
     found = []
     for _ in range(times):

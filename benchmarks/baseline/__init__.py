@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from benchmarks.baseline.editor import BaselineBatch, BaselineEditor
 from benchmarks.baseline.keys import baseline_keys, baseline_lookup_hidden
-from benchmarks.baseline.solve import DenseLayer
+from benchmarks.baseline.solve import DenseLayer, dense_memit, dense_projected
 from benchmarks.baseline.targets import BaselineTarget, baseline_target
 from benchmarks.baseline.texts import baseline_answers, baseline_moments
 
@@ -22,4 +22,6 @@ __all__ = [
     "baseline_lookup_hidden",
     "baseline_moments",
     "baseline_target",
+    "dense_memit",
+    "dense_projected",
 ]

@@ -79,13 +79,11 @@ class DenseLayer:
 
     def solve(self, keys: Tensor, residuals: Tensor) -> Tensor:
         """Delta W (d_out, d_in) of keys (n, d_in) and residuals (n, d_out)."""
-        rows, wanted = keys.to(self.dtype), residuals.to(self.dtype)
-        inside = rows.T @ rows + self.past
+        past = self.past
         if self.corpus_weight:
-            inside += self.corpus_weight * self.mean
-        system = self.projector @ inside
-        system.diagonal().add_(self.ridge)
-        return torch.linalg.solve(system, self.projector @ (rows.T @ wanted)).T
+            past = past + self.corpus_weight * self.mean
+        asked = keys.to(self.dtype), residuals.to(self.dtype)
+        return dense_projected(self.projector, past, *asked, ridge=self.ridge)
 
     def remember(self, keys: Tensor) -> None:
         """Add the keys of a batch to the past ones."""
@@ -104,3 +102,31 @@ class DenseLayer:
         directions, sizes, _ = torch.linalg.svd(mean)
         null = directions[:, sizes < self.threshold]
         return null @ null.T
+
+
+def dense_projected(
+    projector: Tensor, past: Tensor, keys: Tensor, residuals: Tensor, *, ridge: float
+) -> Tensor:
+    """Delta W (d_out, d_in) as AlphaEdit's code solves for it, in the precision of what is given.
+
+    Args:
+        projector: (d_in, d_in).
+        past: (d_in, d_in) what weighs beside the batch.
+        keys: (n, d_in).
+        residuals: (n, d_out).
+        ridge: weight of the identity.
+    """
+    system = projector @ (keys.T @ keys + past)
+    system.diagonal().add_(ridge)
+    return torch.linalg.solve(system, projector @ (keys.T @ residuals)).T
+
+
+def dense_memit(past: Tensor, keys: Tensor, residuals: Tensor) -> Tensor:
+    """Delta W (d_out, d_in) as MEMIT's code solves for it, in the precision of what is given.
+
+    Args:
+        past: (d_in, d_in) what weighs beside the batch: the corpus, and with a memory past keys.
+        keys: (n, d_in).
+        residuals: (n, d_out).
+    """
+    return torch.linalg.solve(keys.T @ keys + past, keys.T @ residuals).T

@@ -7,6 +7,7 @@ import torch
 from edits import FACTS, LATER, PREFIXES, random_moments, settings
 from tiny import tiny_editable
 
+from benchmarks import methods
 from benchmarks.baseline import (
     BaselineEditor,
     DenseLayer,
@@ -16,7 +17,7 @@ from benchmarks.baseline import (
     baseline_target,
 )
 from benchmarks.held import held_bytes
-from benchmarks.streams import Stream, _method, exponent, run_stream
+from benchmarks.streams import Stream, exponent, make_method, run_stream
 from benchmarks.world import SimulatedKeys
 from langedit.editing import (
     Editor,
@@ -26,7 +27,7 @@ from langedit.editing import (
     prepare_request,
 )
 from langedit.editing.methods import LayerState
-from langedit.errors import ConfigError
+from langedit.errors import ConfigError, NumericalError
 from langedit.evaluation import forced_answers
 from langedit.linalg import SecondMoment, Spectrum
 from langedit.models import EditableModel
@@ -141,7 +142,7 @@ def test_bytes_held_are_those_of_the_storages() -> None:
     keys = SimulatedKeys(512)
     moment = keys.moment(1)
     moment = moment.with_spectrum(Spectrum.of(moment.mean))
-    stream = Stream.begin(moment, 128, 0.0)
+    stream = Stream.begin(moment, 128, make_method())
     rank = stream.state.projector.rank
     for _ in range(3):
         stream.edit(keys.draw(4), torch.randn(4, 128))
@@ -155,7 +156,7 @@ def test_a_layer_of_few_forbidden_directions_holds_less_than_three_stacks() -> N
     projector = SimulatedKeys(d).projector(d // 8)
     state = LayerState(history=torch.zeros(0, d), projector=projector, ridge=0.1)
     base = torch.zeros(64, d)
-    stream = Stream(method=_method(), state=state, base=base, weight=base, opening=0.0)
+    stream = Stream(method=make_method(), state=state, base=base, weight=base, opening=0.0)
     for _ in range(3):
         stream.edit(SimulatedKeys(d).draw(4), torch.randn(4, 64))
     assert stream.held_bytes() < 3 * d * d * 4
@@ -166,3 +167,20 @@ def test_a_layer_of_few_forbidden_directions_holds_less_than_three_stacks() -> N
 def test_exponents() -> None:
     assert exponent((1, 10, 100), (5, 500, 50000)) == pytest.approx(2)
     assert exponent((1, 2, 4), (3, 3, 3)) == pytest.approx(0)
+
+
+def test_streams_of_all_closed_forms(tmp_path, capsys) -> None:
+    found = methods.run(tmp_path, d_in=256, d_out=8, facts=5, batches=4)["methods"]
+    assert list(found) == ["langedit", "alphaedit", "memit", "memit-seq"]
+    assert all(len(own["seconds"]) == 4 for own in found.values())
+    assert all(own["difference"] < 2e-7 for name, own in found.items() if name != "langedit")
+    assert [name for name, own in found.items() if "whole_history_seconds" in own] == [
+        "alphaedit",
+        "memit-seq",
+    ]
+
+
+def test_a_stream_that_differs_from_the_dense_solve_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(methods, "MOMENT_WEIGHT", 11.0)  # of the dense solve alone
+    with pytest.raises(NumericalError, match="memit: expected updates equal to 1e-06"):
+        methods.run(tmp_path, d_in=128, d_out=8, facts=5, batches=3)
