@@ -70,7 +70,9 @@ def test_parts_are_run_once_and_the_page_says_what_is_missing(parts, tmp_path, c
     assert "**70 ×**" in page
     assert "| stream, times faster | ≥ 50 | 70 | met |" in page
     assert "| batch 2 against batch 2, times as long | ≤ 2 | 2.50 | missed |" in page
-    assert "Not measured yet: end-to-end, one-thread, methods, edits, widths, sizes, targets." in page
+    assert (
+        "Not measured yet: end-to-end, one-thread, methods, edits, widths, sizes, targets." in page
+    )
     run.main(arguments)
     assert parts == ["linalg", "edits", "widths"]
     run.main([*arguments, "--again", "--only", "edits"])

@@ -31,6 +31,29 @@ def test_the_command_writes_what_the_function_collects(langedit, checkpoint, tex
     assert f"over {sum(counts.values())} tokens (en {counts['en']}, zh {counts['zh']})" in out
 
 
+def test_an_edit_for_which_float32_lost_too_much_is_refused(langedit, checkpoint, texts, tmp_path):
+    arguments = ["stats", "--model", checkpoint, "--text", texts, "--layers", "1"]
+    moments = tmp_path / "moments"
+    code, _, _ = langedit(*arguments, "--precision", "float32", "--output", moments)
+    assert code == 0
+    rounding = Moments.load(moments).layers[1].moment.rounding
+    assert rounding > 0
+    facts = tmp_path / "facts.jsonl"
+    row = {"language": "en", "prompt": "{} lives in", "subject": "Ann", "target": "Rome"}
+    facts.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    config = tmp_path / "config.toml"
+    edit = ["edit", "--model", checkpoint, "--facts", facts, "--moments", moments]
+    cuts = (("null_share = 0.5", False), (f"null_threshold = {5 * rounding}", True))
+    for cut, refused in cuts:
+        settings = f"layers = [1]\n{cut}\nvalue_steps = 1\nprefix_count = 0\n"
+        config.write_text(settings, encoding="utf-8")
+        output = tmp_path / f"edited-{refused}"
+        code, _, err = langedit(*edit, "--config", config, "--output", output)
+        assert code == (2 if refused else 0), err
+        assert ("layer 1: second moment: expected one that is known" in err) == refused
+        assert output.exists() != refused
+
+
 def test_tokens_are_counted_exactly_and_sources_add_up(langedit, checkpoint, texts, tmp_path):
     sources = ("--text", f"de={texts / 'en.txt'}", "--text", texts / "zh.txt")
     code, out, _ = langedit(

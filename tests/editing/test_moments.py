@@ -71,6 +71,18 @@ def test_float32_halves_the_file_and_keeps_seven_digits(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.double(), layer(1).moment.mean, rtol=1e-6, atol=1e-8)
 
 
+def test_rounding_is_kept_and_storing_in_float32_adds_to_it(tmp_path: Path) -> None:
+    known = replace(layer(1), moment=replace(layer(1).moment, rounding=1e-3))
+    written = Moments(layers={4: known}, identity=IDENTITY, corpus="c")
+    written.save(tmp_path / "double")
+    written.save(tmp_path / "single", dtype=torch.float32)
+    assert Moments.load(tmp_path / "double").layers[4].moment.rounding == 1e-3
+    stored = Moments.load(tmp_path / "single").layers[4].moment
+    lost = float(torch.linalg.matrix_norm(stored.mean.double() - known.moment.mean))
+    assert stored.rounding == pytest.approx(1e-3 + lost, rel=1e-12)
+    assert lost > 0
+
+
 def test_metadata_can_be_read_by_others(folder: Path) -> None:
     with safe_open(folder / "layer-004.safetensors", framework="pt") as file:
         metadata = file.metadata()

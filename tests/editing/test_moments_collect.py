@@ -77,6 +77,21 @@ def test_padding_and_batches_make_no_difference() -> None:
     torch.testing.assert_close(alone.mean, together.mean, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("until", [None, AngleGoal(degrees=5.0, null_share=0.5)])
+def test_products_in_float32_say_what_they_lost(until: AngleGoal | None) -> None:
+    model = tiny.tiny_editable(bos=True)
+    exact, single = (
+        collect_moments(model, CORPUS * 3, [1], until=until, precision=precision).layers[1].moment
+        for precision in (torch.float64, torch.float32)
+    )
+    assert exact.rounding == 0.0
+    lost = float(torch.linalg.matrix_norm(single.mean - exact.mean))
+    assert 0 < lost < 1e-5 * float(torch.linalg.matrix_norm(exact.mean))
+    assert 0.3 * lost <= single.rounding <= 3 * lost
+    with pytest.raises(ConfigError, match="float64 or float32, got"):
+        collect_moments(model, CORPUS, [1], precision=torch.float16)
+
+
 def test_the_pass_stops_after_the_last_layer_asked_for() -> None:
     model = tiny.tiny_editable()
     assert model.can_pack(1)  # what is run to find that out comes first

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import oracles
@@ -9,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langedit.errors import NumericalError
-from langedit.linalg import MomentAccumulator, SecondMoment, gram
+from langedit.linalg import (
+    MomentAccumulator,
+    MomentSolver,
+    NullSpaceProjector,
+    SecondMoment,
+    gram,
+    pooled_moment,
+)
 
 
 def rows(n: int, d: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -170,3 +178,80 @@ def test_merge_refuses_other_widths_and_modes() -> None:
 def test_what_is_no_second_moment_is_refused(mean: torch.Tensor, count: int, message: str) -> None:
     with pytest.raises(NumericalError, match=message):
         SecondMoment(count=count, mean=mean)
+
+
+def falling(n: int, d: int, smallest: float) -> torch.Tensor:
+    """Float32 keys in whose moment eigenvalues fall from 1 to about `smallest`."""
+    basis = torch.linalg.qr(rows(d, d, seed=7)).Q
+    lengths = torch.logspace(0, math.log10(smallest) / 2, d, dtype=torch.float64)
+    return ((rows(n, d, seed=8) * lengths) @ basis).float()
+
+
+@pytest.mark.parametrize("compensated", [False, True])
+@pytest.mark.parametrize("d", [5, 300, 600])
+def test_what_float32_products_lose_is_measured(d: int, compensated: bool) -> None:
+    keys = falling(5000, d, 1e-6)
+    single = MomentAccumulator(d, compensated=compensated, products=torch.float32)
+    for block in keys.split(700):
+        single.add(block)
+    found, exact = single.result(), moment_of(keys)
+    lost = float(torch.linalg.matrix_norm(found.mean - exact.mean))
+    assert exact.rounding == 0.0
+    assert 0 < lost < 1e-6 * float(torch.linalg.matrix_norm(exact.mean))
+    assert 0.3 * lost <= found.rounding <= 3 * lost
+    values = [torch.linalg.eigvalsh(own.mean) for own in (found, exact)]
+    assert float((values[0] - values[1]).abs().max()) <= 3 * found.rounding
+
+
+def test_a_sum_that_is_wrong_is_measured_as_wrong() -> None:
+    keys = rows(100, 20, dtype=torch.float32)
+    single = MomentAccumulator(20, products=torch.float32)
+    single.add(keys)
+    right = single.result().rounding
+    single._sum[3, 1] += 1.0  # an entry and its mirror image
+    assert single.result().rounding * 100 == pytest.approx(2**0.5, rel=0.7)
+    assert right * 100 < 1e-4
+
+
+def test_products_in_float32_are_those_in_float64_to_rounding() -> None:
+    keys = rows(3000, 400, dtype=torch.float32)
+    single = MomentAccumulator(400, products=torch.float32)
+    single.add(keys)
+    torch.testing.assert_close(single.result().mean, moment_of(keys).mean, rtol=1e-5, atol=1e-6)
+    assert torch.equal(single.result().mean, single.result().mean.T)
+    assert single.result().mean.dtype == torch.float64
+
+
+def test_rounding_stays_with_the_moment() -> None:
+    moment = SecondMoment(count=10, mean=torch.eye(3, dtype=torch.float64), rounding=0.4)
+    other = SecondMoment(count=30, mean=torch.eye(3, dtype=torch.float64))
+    assert moment.merge(other).rounding == pytest.approx(0.1)
+    assert moment.decomposed().rounding == moment.to(dtype=torch.float64).rounding == 0.4
+    third = SecondMoment(count=1, mean=torch.eye(3, dtype=torch.float64) / 3)
+    stored = third.to(dtype=torch.float32)
+    assert stored.rounding == pytest.approx(3**0.5 * abs(float(stored.mean[0, 0]) - 1 / 3))
+    assert pooled_moment(moment, torch.eye(3), edits=1, corpus_weight=3).rounding == pytest.approx(
+        0.3
+    )
+
+
+@pytest.mark.parametrize(
+    ("use", "what"),
+    [
+        (lambda m: NullSpaceProjector.from_moment(m, threshold=0.5), "cuts the null space"),
+        (lambda m: MomentSolver.from_moment(m, 3.0), "its smallest pivot"),
+        (
+            lambda m: MomentSolver.from_projected(NullSpaceProjector.empty(3), m, 10.0, ridge=0.1),
+            "ridge / corpus_weight",
+        ),
+    ],
+)
+def test_a_moment_that_is_not_known_well_enough_is_refused(use, what: str) -> None:
+    values = torch.tensor([0.01, 0.1, 1.0], dtype=torch.float64)
+    for rounding, refused in ((0.0, False), (1e-4, False), (0.2, True)):
+        moment = SecondMoment(count=10, mean=values.diag(), rounding=rounding)
+        if not refused:
+            use(moment)
+            continue
+        with pytest.raises(NumericalError, match=f"a tenth of .*{what}.*--precision float64"):
+            use(moment)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from langedit.cli.load import load_named
 from langedit.console import note, progress
 from langedit.editing import AngleGoal, Moments, collect_moments
@@ -35,6 +37,7 @@ class CollectOptions:
         batch_tokens: Tokens in one pass.
         max_length: Cut texts at so many tokens.
         seed: Of the sample of keys that is kept.
+        precision: Of the products of keys, float64 or float32.
         dtype: Precision to load the model in.
         device_map: Where the model goes.
         revision: Of a hub model.
@@ -53,6 +56,7 @@ class CollectOptions:
     batch_tokens: int = 4096
     max_length: int | None = None
     seed: int = 0
+    precision: str = "float64"
     dtype: str = "auto"
     device_map: str | None = None
     revision: str | None = None
@@ -112,6 +116,7 @@ def collect(options: CollectOptions, processes: Processes = ALONE) -> CollectOut
             seed=options.seed,
             progress=done,
             until=goal,
+            precision=torch.float32 if options.precision == "float32" else torch.float64,
             profiler=profiler,
             processes=processes,
         )

@@ -42,6 +42,7 @@ def collect_moments(
     max_length: int | None = None,
     progress: Callable[[int], None] | None = None,
     until: AngleGoal | None = None,
+    precision: torch.dtype = torch.float64,
     profiler: Profiler | None = None,
     processes: Processes = ALONE,
 ) -> Moments:
@@ -65,6 +66,8 @@ def collect_moments(
         progress: Called after each batch with the number of tokens done.
         until: Stop when the null space is known as well as this asks for. Texts of each language
             are then dealt to two halves in turn, whose null spaces are compared now and then.
+        precision: Of the products of keys, float64 or float32; sums are in float64. What float32
+            loses is measured (`SecondMoment.rounding`); edits for which it is too much refuse it.
         profiler: Is told of the stages "forward", "moments" and "angle" of this process.
         processes: Each runs its share of the batches, and measures its share of the angles; all
             get the result. The sample of keys does not depend on their number; sums are added in
@@ -79,12 +82,15 @@ def collect_moments(
     """
     wanted = sorted(set(layers))
     _check_settings(wanted, max_tokens, batch_tokens, sample, max_length)
+    if precision not in (torch.float64, torch.float32):
+        raise ConfigError(f"precision: expected float64 or float32, got {precision}")
     if model.model.training:
         raise ModelError("expected a model in evaluation mode (dropout off); call model.eval()")
     identity = model.identity()
     fingerprint = CorpusFingerprint()
     texts = _tokenise(model, corpus, fingerprint, _text_limit(model, max_length), max_tokens)
-    pool = KeyPool(model, wanted, sample, seed, halves=until is not None)
+    halves = until is not None
+    pool = KeyPool(model, wanted, sample, seed, halves=halves, products=precision)
     watch = None
     if until is not None:
         devices = {layer: with_float64(model.projection_device(layer)) for layer in wanted}
@@ -118,8 +124,8 @@ def collect_moments(
         return False
 
     def agree(more: bool) -> bool:
-        found = (identity.weights_hash, fingerprint.hexdigest(), pool.counts, more)
-        processes.agree("model, corpus and goal", found)
+        found = (identity.weights_hash, fingerprint.hexdigest(), pool.counts, more, str(precision))
+        processes.agree("model, corpus, goal and precision", found)
         return more
 
     angles: dict[int, NullSpaceAngle] = {}

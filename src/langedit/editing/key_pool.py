@@ -22,7 +22,14 @@ class KeyPool:
     """
 
     def __init__(
-        self, model: EditableModel, layers: list[int], sample: int, seed: int, *, halves: bool
+        self,
+        model: EditableModel,
+        layers: list[int],
+        sample: int,
+        seed: int,
+        *,
+        halves: bool,
+        products: torch.dtype,
     ) -> None:
         """Begin with nothing.
 
@@ -32,13 +39,14 @@ class KeyPool:
             sample: keys to keep of each layer.
             seed: of their draw.
             halves: keep the sums of two halves of the keys apart.
+            products: as for `MomentAccumulator`.
         """
         self.counts: Counter[str] = Counter()
         self._names = {layer: model.weight_name(layer) for layer in layers}
         width = model.structure.d_in
         devices = [model.projection_device(layer) for layer in layers]
         self._sums = [
-            [MomentAccumulator(width, device) for device in devices]
+            [MomentAccumulator(width, device, products=products) for device in devices]
             for _ in range(2 if halves else 1)
         ]
         self._tokens = (0, 0)
@@ -135,4 +143,7 @@ class KeyPool:
 
 def _pooled(own: MomentAccumulator, tokens: int, processes: Processes) -> SecondMoment:
     """The moment over all processes' keys, `tokens` in all."""
-    return SecondMoment(count=tokens, mean=processes.sum(own.total()) / tokens)
+    lost = processes.sum(torch.tensor([own.rounding()], dtype=torch.float64))
+    return SecondMoment(
+        count=tokens, mean=processes.sum(own.total()) / tokens, rounding=float(lost) / tokens
+    )

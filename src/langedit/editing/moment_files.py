@@ -41,6 +41,7 @@ class LayerHeader:
         source: Hub id or folder of the model.
         corpus: Fingerprint of the texts.
         angle: Between the null spaces of two halves of the tokens, where it was measured.
+        rounding: Of the moment (`SecondMoment.rounding`).
     """
 
     layer: int
@@ -52,6 +53,7 @@ class LayerHeader:
     source: str
     corpus: str
     angle: NullSpaceAngle | None = None
+    rounding: float = 0.0
 
     @property
     def identity(self) -> ModelIdentity:

@@ -129,10 +129,11 @@ class Moments:
             OutputError: When the folder cannot be written.
         """
         for number, layer in self.layers.items():
+            stored = layer.moment.with_spectrum(None).to(dtype=dtype)
             moment_files.write_layer(
                 moment_files.layer_path(Path(folder), number),
                 {
-                    "moment": layer.moment.mean.to(dtype or layer.moment.mean.dtype),
+                    "moment": stored.mean,
                     "sample": layer.sample.to(torch.float32),
                 },
                 moment_files.LayerHeader(
@@ -145,6 +146,7 @@ class Moments:
                     source=self.identity.source,
                     corpus=self.corpus,
                     angle=layer.angle,
+                    rounding=stored.rounding,
                 ),
             )
 
@@ -215,7 +217,9 @@ def _build_layer(
 ) -> LayerMoment:
     try:
         return LayerMoment(
-            moment=SecondMoment(count=header.tokens, mean=tensors["moment"]),
+            moment=SecondMoment(
+                count=header.tokens, mean=tensors["moment"], rounding=header.rounding
+            ),
             sample=tensors["sample"],
             counts=header.counts,
             weight_name=header.weight_name,

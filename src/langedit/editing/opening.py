@@ -12,7 +12,7 @@ from langedit.editing.config import EditConfig
 from langedit.editing.methods import LayerState, Method
 from langedit.editing.moments import Moments
 from langedit.editing.spectra import with_spectrum
-from langedit.errors import ConfigError, MomentsError
+from langedit.errors import ConfigError, MomentsError, NumericalError
 from langedit.models import EditableModel, ModelIdentity, find_structure, require_runs
 from langedit.parallel import Processes
 
@@ -103,6 +103,9 @@ def first_layer_states(
         near = corpus.to(solve_device(model.read_weight(layer)))
         if method.needs_null_space and moments.folder is not None:
             near = with_spectrum(near, moments.folder, layer)
-        state = method.start(layer, near)
+        try:
+            state = method.start(layer, near)
+        except NumericalError as error:
+            raise NumericalError(f"layer {layer}: {error}") from error
         states[layer] = state.to(torch.device("cpu")) if config.states_on == "cpu" else state
     return states

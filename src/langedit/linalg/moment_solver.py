@@ -44,10 +44,13 @@ class MomentSolver:
 
         Raises:
             ConfigError: When `weight` is not a finite number above zero.
-            NumericalError: When the moment is singular to working precision.
+            NumericalError: When the moment is singular to working precision, or to the one that it
+                was collected in.
         """
         require_positive("moment_weight", weight)
-        return cls(whitening=TriangularWhitening.of(moment.mean.to(torch.float64) * weight))
+        whitening = TriangularWhitening.of(moment.mean.to(torch.float64) * weight)
+        moment.require_resolved(whitening.smallest / weight, "its smallest pivot")
+        return cls(whitening=whitening)
 
     @classmethod
     def from_projected(
@@ -66,11 +69,13 @@ class MomentSolver:
 
         Raises:
             ConfigError: When `weight` or `ridge` is not a finite number above zero.
-            NumericalError: When widths differ or nothing is left of the null space.
+            NumericalError: When widths differ, nothing is left of the null space, or the moment is
+                not known well enough for the ridge.
         """
         require_positive("moment_weight", weight)
         require_positive("ridge", ridge)
         require_space_left(projector)
+        moment.require_resolved(ridge / weight, "ridge / corpus_weight")
         weighed = projector.apply(projector.apply(moment.mean).T) * weight
         weighed = (weighed + weighed.T) / 2
         weighed.diagonal().add_(ridge)
@@ -95,10 +100,11 @@ class MomentSolver:
 
         Raises:
             ConfigError: When `weight` or `ridge` is not a finite number above zero.
-            NumericalError: When nothing is left of the null space, or the projector is not that of
-                the moment.
+            NumericalError: When nothing is left of the null space, the projector is not that of
+                the moment, or the moment is not known well enough for the ridge.
         """
         require_space_left(projector)
+        moment.require_resolved(ridge / weight, "ridge / corpus_weight")
         threshold = projector.threshold
         if threshold is not None:
             own = SpectralWhitening.of(moment, threshold, weight, ridge=ridge)

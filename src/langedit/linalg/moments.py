@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,11 +12,16 @@ from langedit.errors import NumericalError
 from langedit.linalg.checks import check_rows, require_finite, require_rows
 from langedit.linalg.spectrum import Spectrum
 
-# Rows that enter one float32 product in compensated mode; bounds the error inside the product.
+# Rows that enter one float32 product, which bounds the error inside it: of those added to a pair of
+# float32 matrices, and of those added in float64, where each block takes a pass over the sum.
 _COMPENSATED_BLOCK = 256
+_SINGLE_BLOCK = 1024
+# Random vectors that measure what float32 products lose.
+_PROBES = 4
 # Columns in one panel of a symmetric product.
 _PANEL = 256
 _SYMMETRY_TOLERANCE = 1e-5
+_RESOLVED = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,6 +32,8 @@ class SecondMoment:
         count: Number of keys behind the mean, above zero.
         mean: `(d, d)` symmetric, float64 or float32.
         spectrum: Its eigendecomposition, where that is at hand.
+        rounding: By how much (Frobenius norm) `mean` is away from the exact one, as far as that was
+            measured: 0 where all was done in float64. No eigenvalue is off by more.
 
     Raises:
         NumericalError: When the mean is not a finite symmetric square matrix with a count.
@@ -34,6 +42,7 @@ class SecondMoment:
     count: int
     mean: Tensor
     spectrum: Spectrum | None = None
+    rounding: float = 0.0
 
     def __post_init__(self) -> None:
         shape = tuple(self.mean.shape)
@@ -74,11 +83,12 @@ class SecondMoment:
         count = self.count + other.count
         mine = self.mean.to(torch.float64) * (self.count / count)
         theirs = other.mean.to(self.mean.device, torch.float64) * (other.count / count)
-        return SecondMoment(count=count, mean=mine + theirs)
+        rounding = (self.rounding * self.count + other.rounding * other.count) / count
+        return SecondMoment(count=count, mean=mine + theirs, rounding=rounding)
 
     def with_spectrum(self, spectrum: Spectrum | None) -> SecondMoment:
         """Return the same moment with its eigendecomposition at hand, or without it."""
-        return SecondMoment(count=self.count, mean=self.mean, spectrum=spectrum)
+        return replace(self, spectrum=spectrum)
 
     def decomposed(self) -> SecondMoment:
         """Return the same moment with its eigendecomposition, made here where it has none."""
@@ -90,12 +100,32 @@ class SecondMoment:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SecondMoment:
         """Return the same moment on another device or in another precision."""
-        spectrum = self.spectrum
+        mean, spectrum, rounding = self.mean.to(device=device, dtype=dtype), self.spectrum, 0.0
+        if mean.dtype == torch.float32 and self.mean.dtype == torch.float64:
+            rounding = float(torch.linalg.matrix_norm(mean.to(self.mean) - self.mean))
         return SecondMoment(
             count=self.count,
-            mean=self.mean.to(device=device, dtype=dtype),
+            mean=mean,
             spectrum=None if spectrum is None else spectrum.to(device or self.mean.device),
+            rounding=self.rounding + rounding,
         )
+
+    def require_resolved(self, size: float, what: str) -> None:
+        """Check that rounding is far below an eigenvalue that matters.
+
+        Args:
+            size: that eigenvalue.
+            what: it is.
+
+        Raises:
+            NumericalError: When rounding is more than a tenth of it.
+        """
+        if self.rounding > _RESOLVED * size:
+            raise NumericalError(
+                f"second moment: expected one that is known to a tenth of {what}, {size:.3g}, got "
+                f"one with an error of up to {self.rounding:.2g} from products in float32: collect "
+                "it in float64 (langedit stats --precision float64)"
+            )
 
 
 class MomentAccumulator:
@@ -106,11 +136,17 @@ class MomentAccumulator:
     `sum + error`, by Knuth's TwoSum; products are then taken over small blocks of rows so that
     their own rounding stays small.
 
+    What products in float32 lose is measured: the sum must map a few random vectors to what the
+    keys themselves, in float64, map them to (`‖E‖²` is the mean of `‖E x‖²` over standard normal
+    `x`, Hutchinson 1990).
+
     Args:
         d: Width of the keys.
         device: Where the `(d, d)` sum lives; rows are moved there. Default: the CPU.
         compensated: `True` for the float32 pair, `False` for float64, `None` for the choice
             that suits the device.
+        products: float64, or float32, which is faster, on many cards by far; those of the pair are
+            in float32 always.
     """
 
     def __init__(
@@ -119,6 +155,7 @@ class MomentAccumulator:
         device: torch.device | str | None = None,
         *,
         compensated: bool | None = None,
+        products: torch.dtype = torch.float64,
     ) -> None:
         self.device = torch.device("cpu" if device is None else device)
         self.compensated = self.device.type == "mps" if compensated is None else compensated
@@ -126,6 +163,13 @@ class MomentAccumulator:
         self.count = 0
         self._sum = torch.zeros(d, d, dtype=dtype, device=self.device)
         self._error = torch.zeros_like(self._sum) if self.compensated else None
+        self.products = torch.float32 if self.compensated else products
+        self._probes = self._mapped = None
+        if self.products == torch.float32:
+            place = "cpu" if self.compensated else self.device  # where there is float64
+            generator = torch.Generator().manual_seed(0)
+            probes = torch.randn(d, _PROBES, dtype=torch.float64, generator=generator)
+            self._probes, self._mapped = probes.to(place), torch.zeros_like(probes, device=place)
 
     @property
     def width(self) -> int:
@@ -139,14 +183,19 @@ class MomentAccumulator:
             NumericalError: When the width differs or a value is not finite; nothing is added.
         """
         check_rows("keys", rows, self.width)
-        keys = rows.detach().to(self.device, self._sum.dtype)
-        if self._error is None:
-            for end in range(_PANEL, self.width + _PANEL, _PANEL):
-                panel = keys[:, end - _PANEL : end]
-                self._sum[end - _PANEL : end, :end].addmm_(panel.T, keys[:, :end])
-        else:
+        given = rows.detach()
+        keys = given.to(self.device, self.products)
+        if self._error is not None:
             for block in torch.split(keys, _COMPENSATED_BLOCK):
                 self._add_compensated(block.T @ block)
+        elif self.products == torch.float64:
+            self._add_panels(keys)
+        else:
+            for block in torch.split(keys, _SINGLE_BLOCK):
+                self._add_panels(block)
+        if self._probes is not None and self._mapped is not None:
+            exact = given.to(self._probes)
+            self._mapped += exact.T @ (exact @ self._probes)
         self.count += len(rows)
 
     def merge(self, other: MomentAccumulator) -> None:
@@ -155,12 +204,16 @@ class MomentAccumulator:
         Raises:
             NumericalError: When the widths differ, or one side is float64 and the other not.
         """
-        if other.width != self.width or other.compensated != self.compensated:
+        mine, theirs = (
+            f"width {own.width}, compensated={own.compensated}, products={own.products}"
+            for own in (self, other)
+        )
+        if mine != theirs:
             raise NumericalError(
-                f"merge of accumulators: expected width {self.width}, "
-                f"compensated={self.compensated}; got width {other.width}, "
-                f"compensated={other.compensated}; merge their results instead"
+                f"merge of accumulators: expected {mine}; got {theirs}; merge their results instead"
             )
+        if self._mapped is not None and other._mapped is not None:
+            self._mapped += other._mapped.to(self._mapped.device)
         if other._error is None:
             self._sum += other._sum.to(self.device)
         else:
@@ -176,7 +229,11 @@ class MomentAccumulator:
         """
         if self.count == 0:
             raise NumericalError("second moment: no key was added; the corpus gave no tokens")
-        return SecondMoment(count=self.count, mean=self.total() / self.count)
+        return SecondMoment(
+            count=self.count,
+            mean=self.total() / self.count,
+            rounding=self.rounding() / self.count,
+        )
 
     def total(self) -> Tensor:
         """Return the sum `Σ k kᵀ (d, d)` so far, in float64 on the CPU; zeros without a key."""
@@ -185,6 +242,22 @@ class MomentAccumulator:
             total = total + self._error.cpu().to(torch.float64)
             return (total + total.T) / 2
         return total.tril() + total.tril(-1).T
+
+    def rounding(self) -> float:
+        """Return the measured Frobenius norm of what `total` is off by."""
+        if self._probes is None or self._mapped is None:
+            return 0.0
+        off = self.total() @ self._probes.cpu() - self._mapped.cpu()
+        return float(torch.linalg.matrix_norm(off)) / math.sqrt(_PROBES)
+
+    def _add_panels(self, keys: Tensor) -> None:
+        """Add `keysᵀ keys` to the lower triangle, panel by panel."""
+        for end in range(_PANEL, self.width + _PANEL, _PANEL):
+            rows, part = keys[:, end - _PANEL : end].T, self._sum[end - _PANEL : end, :end]
+            if keys.dtype == part.dtype:
+                part.addmm_(rows, keys[:, :end])
+            else:
+                part += rows @ keys[:, :end]
 
     def _add_compensated(self, term: Tensor) -> None:
         """Knuth's TwoSum: `sum + term` exactly, its rounding error kept in `_error`."""

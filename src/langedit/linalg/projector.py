@@ -83,6 +83,7 @@ class NullSpaceProjector:
 
         Raises:
             ConfigError: When not exactly one of the two is given, or it is out of range.
+            NumericalError: When the moment is not known well enough for the threshold.
         """
         if (threshold is None) == (null_share is None):
             raise ConfigError(
@@ -96,6 +97,7 @@ class NullSpaceProjector:
         if null_share is not None:
             threshold = _threshold_for_share(eigenvalues, null_share)
         assert threshold is not None
+        moment.require_resolved(threshold, "the eigenvalue that cuts the null space")
         # Column by column, as `extend` lays it out: products then have the same bits.
         forbidden = eigenvectors[:, eigenvalues >= threshold].T.contiguous().T
         return cls(basis=forbidden, threshold=threshold)

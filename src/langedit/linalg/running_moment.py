@@ -49,7 +49,8 @@ def released_moment(
     total = corpus_weight + batch_size * step
     mean = _as_gram(past_gram, previous) * (batch_size / total)
     mean += previous.mean.to(torch.float64) * (corpus_weight / total)
-    return SecondMoment(count=total, mean=mean)
+    rounding = previous.rounding * (corpus_weight / total)
+    return SecondMoment(count=total, mean=mean, rounding=rounding)
 
 
 def pooled_moment(
@@ -75,7 +76,8 @@ def pooled_moment(
     total = corpus_weight + edits
     mean = _as_gram(past_gram, corpus) / total
     mean += corpus.mean.to(torch.float64) * (corpus_weight / total)
-    return SecondMoment(count=total, mean=mean)
+    rounding = corpus.rounding * (corpus_weight / total)
+    return SecondMoment(count=total, mean=mean, rounding=rounding)
 
 
 def _as_gram(past_gram: Tensor, moment: SecondMoment) -> Tensor:

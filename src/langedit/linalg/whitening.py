@@ -70,14 +70,19 @@ class TriangularWhitening:
         """
         factor, info = torch.linalg.cholesky_ex(matrix)
         limit = 10 * torch.finfo(matrix.dtype).eps * float(matrix.diagonal().amax())
-        smallest = float(factor.diagonal().amin()) ** 2
-        if int(info) != 0 or not smallest > limit:
+        found = cls(factor=factor)
+        if int(info) != 0 or not found.smallest > limit:
             raise NumericalError(
                 f"second moment: expected a positive definite {len(matrix)}x{len(matrix)} matrix, "
                 "got one that is singular to working precision; collect it from more tokens than "
                 "the layer is wide, and keep it in float64"
             )
-        return cls(factor=factor)
+        return found
+
+    @property
+    def smallest(self) -> float:
+        """Smallest pivot of `A`: no less than its smallest eigenvalue."""
+        return float(self.factor.diagonal().amin()) ** 2
 
     @property
     def d_in(self) -> int:
