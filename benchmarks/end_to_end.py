@@ -39,6 +39,7 @@ TOLERANCES = {
     "updates from equal targets": 1e-3,
     "log-probabilities of answers": 1e-3,
     "second moments": 1e-5,
+    "second moments, float32": 1e-5,
 }
 """Largest difference: relative, and absolute for log-probabilities. Both sides have float32."""
 
@@ -77,7 +78,9 @@ def run(folder: Path, *, batches: int = 4, facts: int = 25, texts: int = 1000) -
     )
     differences = _differences(world, theirs.found)
     stages["scores"], differences["log-probabilities of answers"] = _scoring(world, theirs.model)
-    stages["second moments"], differences["second moments"] = _moments(texts)
+    found = _moments(texts)
+    stages |= {name: pair for name, (pair, _) in found.items()}
+    differences |= {name: difference for name, (_, difference) in found.items()}
     require_equal(differences)
     return {
         "facts": sum(map(len, world.batches)),
@@ -236,18 +239,24 @@ def _scoring(world: World, model: EditableModel) -> tuple[dict[str, float], floa
     return _pair(own, other), largest
 
 
-def _moments(count: int) -> tuple[dict[str, float], float]:
-    """Seconds of the second moments of all edited layers, and their largest difference."""
+def _moments(count: int) -> dict[str, tuple[dict[str, float], float]]:
+    """Seconds of the second moments of all edited layers, and their largest difference.
+
+    With products in float64, as by default, and in float32; the baseline has float32.
+    """
     texts, model = corpus(count), load_bundled()
-    collect_moments(model, texts[:4], LAYERS)
-    begun = perf_counter()
-    ours = collect_moments(model, texts, LAYERS)
-    own = perf_counter() - begun
     begun = perf_counter()
     theirs = baseline_moments(model, [text for _, text in texts], LAYERS)
     other = perf_counter() - begun
-    largest = max(_distance(ours.layers[i].moment.mean, mean) for i, mean in theirs.items())
-    return _pair(own, other), largest
+    found = {}
+    for name, precision in (("", torch.float64), (", float32", torch.float32)):
+        collect_moments(model, texts[:4], LAYERS, precision=precision)
+        begun = perf_counter()
+        ours = collect_moments(model, texts, LAYERS, precision=precision)
+        own = perf_counter() - begun
+        largest = max(_distance(ours.layers[i].moment.mean, mean) for i, mean in theirs.items())
+        found[f"second moments{name}"] = _pair(own, other), largest
+    return found
 
 
 def _profile(world: World) -> dict[str, Any]:
