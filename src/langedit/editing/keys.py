@@ -194,7 +194,7 @@ class _Stretch:
             model.model,
             inputs=inputs.values(),
             outputs=[*outputs, *(name for name in (given, kept) if name)],
-            stop_after=model.layer_name(top) if hidden == top else model.projection_name(top),
+            **_end(model, top, whole=hidden == top, inner=projected == top),
         )
         forwards = []
         if self._states is not None:
@@ -251,6 +251,13 @@ class _Stretch:
         """(prompts, width) of states of all tokens, which some models (OPT) give as one list."""
         rows, columns = (at.to(states.device) for at in self.layout.last)
         return states.reshape(*self.layout.ids.shape, -1)[rows, columns]
+
+
+def _end(model: EditableModel, top: int, *, whole: bool, inner: bool) -> dict[str, str]:
+    """Where a pass ends that needs all of its last layer, its projection, or that one's input."""
+    if whole:
+        return {"stop_after": model.layer_name(top)}
+    return {"stop_after" if inner else "stop_before": model.projection_name(top)}
 
 
 def _cut(prompt: EncodedPrompt) -> tuple[int, ...]:
