@@ -146,7 +146,7 @@ def apply_file(options: ApplyOptions, processes: Processes = ALONE) -> Applied:
         )
         steps: tuple[StreamStep, ...] = ()
         profiler = None
-        if work.job is not None:
+        if work.run is not None:
             editor = _open_editor(workspace, options.model, profile=options.profile)
             profiler = editor.profiler
             left = [fact for _, batch in work.batches for fact in batch]
