@@ -202,11 +202,14 @@ class _Stretch:
         outputs = [] if hidden is None else [model.layer_name(hidden)]
         given = None if projected is None else model.projection_name(projected)
         kept = model.layer_name(keep - 1) if keep and keep > self._entering else None
+        whole = model.layer_name(top) if hidden == top else None
+        inner = model.projection_name(top)
         recorder = Recorder(
             model.model,
             inputs=inputs.values(),
             outputs=[*outputs, *(name for name in (given, kept) if name)],
-            **_end(model, top, whole=hidden == top, inner=projected == top),
+            stop_after=whole or (inner if projected == top else None),
+            stop_before=None if whole or projected == top else inner,
         )
         forwards = []
         if self._states is not None:
@@ -263,13 +266,6 @@ class _Stretch:
         """(prompts, width) of states of all tokens, which some models (OPT) give as one list."""
         rows, columns = (at.to(states.device) for at in self.layout.last)
         return states.reshape(*self.layout.ids.shape, -1)[rows, columns]
-
-
-def _end(model: EditableModel, top: int, *, whole: bool, inner: bool) -> dict[str, str]:
-    """Where a pass ends that needs all of its last layer, its projection, or that one's input."""
-    if whole:
-        return {"stop_after": model.layer_name(top)}
-    return {"stop_after" if inner else "stop_before": model.projection_name(top)}
 
 
 def _cut(prompt: EncodedPrompt) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from torch import Tensor
@@ -62,7 +63,8 @@ class Rome:
         updates: list[LowRankUpdate] = []
         found: list[Targets] = []
         edit = None
-        near = job.remember(lambda: {layer: job.state(layer)})
+        with job.timed("solve"):
+            near = job.remember(lambda: {layer: job.state(layer)})
         with job.timed("keys"):  # only layers below could change them
             keys = job.first(partial(_keys, job, layer))
         for i in range(len(job.requests)):
@@ -77,11 +79,11 @@ class Rome:
                 edit = so_far.add(layer, keys, LowRankUpdate.join(updates))
         assert edit is not None  # a batch has at least one fact
         edited = edit.keys
-        return BatchEdit(
-            layers={layer: edit},
-            states=job.remember(lambda: {layer: job.states[layer].after(edited)}),
-            targets=join_targets(found) if found else None,
-        )
+        with job.timed("targets"):
+            targets = join_targets(found) if found else None
+        with job.timed("advance"):
+            states = job.remember(lambda: {layer: job.states[layer].after(edited)})
+        return BatchEdit(layers={layer: edit}, states=states, targets=targets)
 
 
 def _keys(job: BatchJob, layer: int) -> Tensor:
@@ -97,8 +99,8 @@ def _keys(job: BatchJob, layer: int) -> Tensor:
     rows = prompt_keys(job.model, prompts, [layer], max_tokens=limit)[layer]
     keys = keys_of_edits(sizes, rows)
     require_finite_facts("key", keys, job.requests, layer)
-    bare = rows.split(sizes)
-    zero = [own for own, part in zip(job.requests, bare, strict=True) if not bool(part[0].any())]
+    bare = rows[[0, *accumulate(sizes[:-1])]].any(dim=1).tolist()
+    zero = [own for own, there in zip(job.requests, bare, strict=True) if not there]
     if zero:
         raise NumericalError(
             f"layer {layer}: expected keys that are not zero, got one of zeros alone in the bare "
