@@ -56,7 +56,9 @@ def test_the_share_of_the_peak_says_of_which() -> None:
     profiler = Profiler()
     with profiler.stage("any"):
         pass
-    heads = [" ".join(str(column.header).split()) for column in profile_table(profiler).columns]
+    heads = [
+        " ".join(str(column.header).split()) for column in profile_table(profiler.to_dict()).columns
+    ]
     assert "% of bf16 peak" in heads
 
 

@@ -205,7 +205,8 @@ class Editor:
         The weights in the model follow from these by rounding. Hashed once after each change.
         """
         if self._weights_hash is None:
-            self._weights_hash = weights_digest(self._weights.values())
+            with timed({}, "hash", self._profiler):
+                return self._hashed()
         return self._weights_hash
 
     @property
@@ -475,8 +476,13 @@ class Editor:
     def _present_digest(self) -> str:
         """`weights_hash` where these are the weights in the model, else a hash of those."""
         if self._are_stored(self._weights):
-            return self.weights_hash
+            return self._hashed()
         return f"stored {stored_digest(self.model, self._weights)}"
+
+    def _hashed(self) -> str:
+        if self._weights_hash is None:
+            self._weights_hash = weights_digest(self._weights.values())
+        return self._weights_hash
 
     def _are_stored(self, weights: Mapping[int, Tensor]) -> bool:
         """Whether these are the weights in the model, rounded."""
