@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from langedit.compare.resources import Stages
 from langedit.linalg import MomentAccumulator
-from langedit.profiler import Profiler, StageCost, peak_of, timed
+from langedit.profiler import Profiler, StageCost, join_profiles, peak_of, timed
 from langedit.reporting import profile_table
 
 
@@ -56,7 +57,9 @@ def test_the_share_of_the_peak_says_of_which() -> None:
     profiler = Profiler()
     with profiler.stage("any"):
         pass
-    heads = [" ".join(str(column.header).split()) for column in profile_table(profiler).columns]
+    heads = [
+        " ".join(str(column.header).split()) for column in profile_table(profiler.to_dict()).columns
+    ]
     assert "% of bf16 peak" in heads
 
 
@@ -129,6 +132,51 @@ def test_costs_add() -> None:
     one = StageCost(seconds=1.0, flops=5, peak_bytes=None, calls=1)
     two = StageCost(seconds=2.0, flops=6, peak_bytes=7, calls=2)
     assert one.plus(two) == StageCost(seconds=3.0, flops=11, peak_bytes=7, calls=3)
+
+
+def test_a_lap_has_what_was_measured_since_the_last() -> None:
+    profiler, a = Profiler(), torch.ones(3, 3)
+    for name in ("one", "two", "one"):
+        with profiler.stage(name):
+            a @ a
+    assert {name: cost.calls for name, cost in profiler.lap().items()} == {"one": 2, "two": 1}
+    assert profiler.lap() == {}
+    with profiler.stage("one"):
+        a @ a
+    lap = profiler.lap()
+    assert lap["one"].flops == 54
+    assert profiler.to_dict(lap)["one"]["calls"] == 1
+    assert profiler.costs["one"].calls == 3  # of all laps
+
+
+def test_figures_of_several_runs_are_joined() -> None:
+    half = {"seconds": 1.0, "flops": 5, "peak_bytes": None, "calls": 1, "share_of_peak": 0.5}
+    third = {"seconds": 3.0, "flops": 6, "peak_bytes": 7, "calls": 2, "share_of_peak": 0.1}
+    none = {**half, "share_of_peak": None, "peak_bytes": 3}
+    joined = join_profiles([{"a": half}, {"a": third, "b": none}, {"b": none}])
+    assert joined["a"] == {
+        "seconds": 4.0,
+        "flops": 11,
+        "peak_bytes": 7,
+        "calls": 3,
+        "share_of_peak": pytest.approx(0.2),
+    }
+    assert joined["b"]["share_of_peak"] is None
+    assert half["flops"] == 5
+
+
+def test_who_watches_the_same_peaks_is_told_before_they_are_lost() -> None:
+    profiler, stages = Profiler(), Stages()
+    seen = {}
+    for name, shared in (("lost", False), ("kept", True)):
+        if shared:
+            stages.share_with(profiler)
+        with stages.stage(name):
+            torch.ones(60_000_000).sum()
+            with profiler.stage("inner"):
+                pass
+        seen[name] = stages.peak_bytes[name]["process"]
+    assert seen["kept"] - seen["lost"] > 100_000_000
 
 
 def test_time_is_kept_with_and_without_a_profiler() -> None:

@@ -154,6 +154,19 @@ FAMILIES: tuple[str, ...] = tuple(name for name in _CONFIGS if name != "mixtral"
 """Families that can be edited. `tiny_model("mixtral")` and `tiny_t5()` build two that cannot."""
 
 
+def count_calls(module: torch.nn.Module) -> list[None]:
+    """A list that grows by one at each run of a module's `forward`."""
+    calls: list[None] = []
+    forward = module.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        return forward(*args, **kwargs)
+
+    module.forward = counted
+    return calls
+
+
 def tiny_model(
     family: str = "llama",
     *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +30,10 @@ _PEAKS: Mapping[str, float | None] = {
     "L40S": 362e12,
     "L4": 121e12,
 }
+
+
+Profile = dict[str, dict[str, Any]]
+"""Stage -> its figures by name, as results hold them: those of `StageCost`, and `share_of_peak`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +73,15 @@ class Profiler:
     Attributes:
         device: whose memory and peak rate count.
         costs: stage -> what it took so far, in order of first appearance.
+        before_reset: called before a peak is looked for anew, by who watches the same counter.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.costs: dict[str, StageCost] = {}
+        self.before_reset: Callable[[], None] = lambda: None
         self._peaks: list[int] = []
+        self._lap: dict[str, StageCost] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -96,8 +103,13 @@ class Profiler:
                 calls=1,
             )
             self._peaks.pop()
-            before = self.costs.get(name)
-            self.costs[name] = found if before is None else before.plus(found)
+            self.costs = join_costs(self.costs, {name: found})
+            self._lap = join_costs(self._lap, {name: found})
+
+    def lap(self) -> dict[str, StageCost]:
+        """What stages have taken since the last call of this, or ever."""
+        found, self._lap = self._lap, {}
+        return found
 
     @property
     def peak_rate(self) -> float | None:
@@ -111,23 +123,60 @@ class Profiler:
         rate = self.peak_rate
         return None if rate is None or not cost.seconds else cost.flops / cost.seconds / rate
 
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Stage -> figures as JSON-able values."""
+    def to_dict(self, costs: Mapping[str, StageCost] | None = None) -> Profile:
+        """Stage -> figures as JSON-able values, of these costs or of all so far."""
         return {
             name: {**asdict(cost), "share_of_peak": self.share_of_peak(cost)}
-            for name, cost in self.costs.items()
+            for name, cost in (self.costs if costs is None else costs).items()
         }
 
     def _note_peak(self) -> int | None:
         """Count the peak so far to every stage that runs, look for it anew, and give this one's."""
         seen = _peak(self.device)
         self._peaks = [max(peak, seen or 0) for peak in self._peaks]
+        self.before_reset()
         _reset_peak(self.device)
         return self._peaks[-1] if self._peaks and seen is not None else None
 
     def _settle(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def join_costs(
+    some: Mapping[str, StageCost], others: Mapping[str, StageCost]
+) -> dict[str, StageCost]:
+    """Stage -> cost in both together."""
+    joined = dict(some)
+    for name, cost in others.items():
+        joined[name] = joined[name].plus(cost) if name in joined else cost
+    return joined
+
+
+def join_profiles(profiles: Iterable[Profile]) -> Profile:
+    """Figures of several runs together: sums, the largest peak, and the share of all the time.
+
+    The share is `None` where that of one of them is.
+    """
+    joined: Profile = {}
+    for name, own in ((name, own) for profile in profiles for name, own in profile.items()):
+        if name not in joined:
+            joined[name] = dict(own)
+            continue
+        known = joined[name]
+        both = [part["peak_bytes"] for part in (known, own) if part["peak_bytes"] is not None]
+        share, seconds = None, known["seconds"] + own["seconds"]
+        if None not in (known["share_of_peak"], own["share_of_peak"]):
+            reached = sum(part["share_of_peak"] * part["seconds"] for part in (known, own))
+            share = reached / seconds
+        joined[name] = {
+            "seconds": seconds,
+            "flops": known["flops"] + own["flops"],
+            "peak_bytes": max(both, default=None),
+            "calls": known["calls"] + own["calls"],
+            "share_of_peak": share,
+        }
+    return joined
 
 
 def peak_of(card: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def test_it_writes_settings_that_an_edit_reads(langedit, arguments, tmp_path):
     assert "--trials 1" in text
     assert sorted(path.suffix for path in folder.iterdir()).count(".png") == 3
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_a_profile_is_printed_and_kept_with_the_figures(langedit, arguments, tmp_path):
+    out, _ = langedit.ok(*arguments(), "--profile")
+    assert "Cost by stage" in out
+    profile = json.loads((tmp_path / "calibrated" / "calibration.json").read_text())["profile"]
+    assert {"spectra", "prefixes", "tracing", "reachability", "statistics"} < set(profile)
+    assert {"open", "targets", "solve", "restore", "scores"} < set(profile)
+    assert profile["reachability"]["flops"] > 0
+    langedit.ok(*arguments(output=tmp_path / "plain"))
+    assert "profile" not in json.loads((tmp_path / "plain" / "calibration.json").read_text())
 
 
 WRONG: dict[str, tuple[dict[str, object], str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import tomllib
 
 import pytest
@@ -64,6 +65,56 @@ def test_compare_prints_a_table_and_writes_csv_and_report(langedit, folder, tmp_
     again, err = langedit.ok("compare", config, "--output", output, "--only", "langedit")
     assert "2 of 2 runs are done" in again
     assert "begins" not in err
+
+
+STAGES = {"open", "hash", "prepare", "targets", "keys", "solve", "advance", "report"}
+
+
+def records(output):
+    found = [json.loads(path.read_text()) for path in (output / "cells").glob("*.json")]
+    return {record["settings"]["method"]: record for record in found if record["settings"]}
+
+
+def test_profiles_are_in_the_files_of_cells_and_never_run_one_again(langedit, folder, tmp_path):
+    config, output = folder / "tiny.toml", tmp_path / "out"
+    langedit.ok("compare", config, "--output", output, "--only", "langedit")
+    plain = records(output)
+    out, err = langedit.ok("compare", config, "--output", output, "--profile")
+    assert err.count("begins") == 1  # what is there without a profile stays
+    assert "Cost by stage" in out
+    assert "2 of 3 runs were done without a profile, and stay." in out
+    profiled = records(output)
+    assert profiled["langedit"] == plain["langedit"]
+    assert "profile" not in plain["langedit"]
+    profile = profiled["memit-seq"]["profile"]
+    asked = {"prefixes", "probe", "scores", "aligned facts", "perplexity"}
+    assert set(profile) == STAGES | asked
+    assert profile["targets"]["calls"] == 2
+    assert all(profile[name]["flops"] > 0 for name in ("targets", "solve", "scores"))
+    out, err = langedit.ok("compare", config, "--output", output)  # nor is it lost
+    assert "begins" not in err
+    assert "Cost by stage" not in out
+    assert records(output) == profiled
+
+
+def test_the_figures_are_the_same_with_a_profile(langedit, folder, tmp_path):
+    config, one, other = folder / "tiny.toml", tmp_path / "one", tmp_path / "other"
+    langedit.ok("compare", config, "--output", one, "--only", "langedit")
+    langedit.ok("compare", config, "--output", other, "--only", "langedit", "--profile")
+    plain, profiled = (records(output)["langedit"] for output in (one, other))
+    assert set(profiled) == {*plain, "profile"}
+    assert plain["key"] == profiled["key"]
+    for name in ("facts", "retention", "interference", "transfer", "perplexity"):
+        assert plain[name] == profiled[name]
+
+
+def test_tune_prints_what_all_trials_cost(langedit, folder, tmp_path):
+    config, output = folder / "tiny.toml", tmp_path / "out"
+    out, _ = langedit.ok("tune", config, "--output", output, "--only", "langedit", "--profile")
+    assert "Cost by stage" in out
+    found = [json.loads(path.read_text()) for path in (output / "cells").glob("*.json")]
+    assert len(found) == 2
+    assert all(set(record["profile"]) >= STAGES for record in found)
 
 
 def test_a_failing_run_ends_with_1_and_its_error(langedit, folder, tmp_path):

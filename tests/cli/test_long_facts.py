@@ -10,6 +10,7 @@ import pytest
 import torch
 from cli_helpers import write_rows
 from tiny import SENTENCES, tiny_editable
+from workspaces import contents
 
 from langedit.cli.collect import CollectOptions, collect
 from langedit.evaluation import encode_answer, forced_answers, score_facts
@@ -160,8 +161,10 @@ def test_what_is_longer_than_the_context_is_named_before_anything_is_edited(
         row("target", "The sum is {}", "1", f"{LONG} {LONG}"),
     ]
     file = write_rows(tmp_path / "long.jsonl", bad)
+    before = contents(workspace)
     code, out, err = langedit("apply", workspace, file)
     assert (code, out) == (2, "")
+    assert contents(workspace) == before  # not even the run is noted
     assert "Traceback" not in err
     assert "got 4 that it cannot; nothing was edited" in err
     context = "expected at most 2304 tokens, the context of the model, got 23"
@@ -176,3 +179,4 @@ def test_what_is_longer_than_the_context_is_named_before_anything_is_edited(
     mended = [bad[0], ROWS[0], ROWS[3], ROWS[4]]
     out, _ = langedit.ok("apply", workspace, write_rows(tmp_path / "mended.jsonl", mended))
     assert "Facts edited: 4, in batches: 1" in out
+    assert len(contents(workspace)["tables"]["job"]) == len(before["tables"]["job"]) + 1

@@ -303,7 +303,8 @@ def test_report_says_what_was_open_and_how_much_was_used() -> None:
         dense = second.updates[layer].dense()
         assert norm.update == pytest.approx(float(dense.norm()), rel=1e-5)
         assert norm.ratio == pytest.approx(norm.update / norm.weight)
-    assert set(first.seconds) == {"prepare", "targets", "keys", "solve", "advance", "report"}
+    stages = {"hash", "prepare", "targets", "keys", "solve", "advance", "report"}
+    assert set(first.seconds) == stages
     figures = json.loads(json.dumps(second.to_dict(), allow_nan=False))
     assert figures["facts"][0]["loss"] <= figures["facts"][0]["first_loss"]
     assert figures["layers"]["1"]["corpus_change"]["keys"] == 20

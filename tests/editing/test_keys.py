@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 from edits import FACTS, PREFIXES, settings
-from tiny import FAMILIES, tiny_editable
+from tiny import FAMILIES, count_calls, tiny_editable
 
 from langedit.editing import EditRequest, compute_keys, lookup_hidden, prepare_request
 from langedit.editing.batching import micro_batches
-from langedit.editing.keys import LayerWalk
+from langedit.editing.keys import LayerWalk, lookup_projected
+from langedit.editing.layout import lay_out
 from langedit.errors import LangEditError, TokenError
 from langedit.facts import Fact
 from langedit.models import EditableModel, Recorder
@@ -131,6 +132,25 @@ def test_a_reading_runs_each_layer_once_and_not_those_below() -> None:
     ran.clear()
     walk.read(2)
     assert ran == [2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_projection_of_which_only_the_input_is_read_does_not_run(family: str) -> None:
+    model = tiny_editable(family)
+    requests = encoded(model)
+    contexts = [request.prompts for request in requests]
+    assert model.behaviour  # what is run to find out comes first
+    ran = {layer: count_calls(model.projection(layer)) for layer in range(3)}
+    compute_keys(model, contexts, [0, 1])
+    assert ran[0]
+    assert not ran[1]
+    assert not ran[2]
+    walk = LayerWalk(model, contexts, 2)
+    walk.read(0)  # bare prompts to the end of the last layer, the others to the first key
+    assert len(ran[2]) == len(lay_out(model, [p[0].ids[: p[0].lookup + 1] for p in contexts], 8192))
+    ran[2].clear()
+    lookup_projected(model, [context[0] for context in contexts], 2)  # control: it is the output
+    assert ran[2]
 
 
 def test_out_of_memory_halves_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

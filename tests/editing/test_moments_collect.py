@@ -8,9 +8,9 @@ import pytest
 import tiny
 import torch
 from golden import RUNS, GoldenRun, distance
-from torch import Tensor
+from torch import Tensor, nn
 
-from langedit.editing import Moments
+from langedit.editing import Moments, collect
 from langedit.editing.angles import AngleGoal
 from langedit.editing.collect import collect_moments
 from langedit.editing.corpus import CorpusFingerprint
@@ -100,6 +100,30 @@ def test_the_pass_stops_after_the_last_layer_asked_for() -> None:
         model.layer(number).register_forward_pre_hook(lambda *_, n=number: ran.append(n))
     collect_moments(model, CORPUS[:1], [0, 1])
     assert ran == [0, 1]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_last_projection_does_not_run_and_the_bits_are_the_same(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.tiny_editable(family)
+    assert model.behaviour  # what is run to find that out comes first
+    ran = {layer: tiny.count_calls(model.projection(layer)) for layer in range(3)}
+    found = collect_moments(model, CORPUS, [0, 1], batch_tokens=100)
+    batches = len(ran[0])
+    assert batches > 1
+    assert not ran[1]
+    assert not ran[2]
+
+    def to_the_end(model: nn.Module, inputs: list[str], stop_before: str) -> Recorder:
+        return Recorder(model, inputs, stop_after=stop_before)
+
+    monkeypatch.setattr(collect, "Recorder", to_the_end)
+    whole = collect_moments(model, CORPUS, [0, 1], batch_tokens=100)
+    assert len(ran[1]) == batches  # control
+    for layer, own in found.layers.items():
+        assert torch.equal(own.moment.mean, whole.layers[layer].moment.mean)
+        assert torch.equal(own.sample, whole.layers[layer].sample)
 
 
 def test_token_budget_is_exact_and_the_fingerprint_is_of_the_texts_used() -> None:

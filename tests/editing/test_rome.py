@@ -5,11 +5,14 @@ import torch
 from edits import FACTS, LATER, PREFIXES, random_moments, settings
 from oracles_targets import naive_target
 from tiny import FAMILIES, tiny_editable
+from torch import Tensor
 
-from langedit.editing import Editor, compute_keys, optimise_targets, prepare_request
-from langedit.editing.keys import lookup_projected
-from langedit.errors import ConfigError
+from langedit.editing import Editor, batch, compute_keys, optimise_targets, prepare_request
+from langedit.editing.keys import lookup_projected, prompt_keys
+from langedit.editing.methods import rome
+from langedit.errors import ConfigError, NumericalError
 from langedit.linalg import LowRankUpdate
+from langedit.models import EditableModel, EncodedPrompt
 
 TOLERANCE = 2e-5  # as in test_targets
 
@@ -97,6 +100,43 @@ def test_the_update_reads_the_mean_over_contexts() -> None:
     u = torch.linalg.solve(moment, keys.mean(dim=0))
     expected = (u / torch.dot(u, keys[0])).float()
     torch.testing.assert_close(update.right[0], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])  # without a bias, and with one
+def test_a_key_of_zeros_is_told_of_before_any_target(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited = editor(family)
+    before = edited.weights_hash
+    request = prepare_request(edited.model, FACTS[1], PREFIXES.of("en"), edited.config)
+    bare = request.prompts[0]
+    rows: list[Tensor] = []
+
+    def zero_in_the_bare_prompt(
+        model: EditableModel, prompts: list[EncodedPrompt], layers: list[int], *, max_tokens: int
+    ) -> dict[int, Tensor]:
+        found = prompt_keys(model, prompts, layers, max_tokens=max_tokens)
+        rows.append(found[1].clone())
+        found[1][[prompt == bare for prompt in prompts]] = 0.0
+        return found
+
+    monkeypatch.setattr(rome, "prompt_keys", zero_in_the_bare_prompt)
+    monkeypatch.setattr(batch, "optimise_targets", lambda *_, **__: pytest.fail("too late"))
+    message = (
+        r"layer 1: expected keys that are not zero, got one of zeros alone in the bare prompt of "
+        r"en: Peru is in -> Paris: .* edit another layer \(layers\), or leave the fact out"
+    )
+    with pytest.raises(NumericalError, match=message):
+        edited.apply(FACTS)
+    assert edited.weights_hash == before
+    assert bool(rows[0].any(dim=1).all())  # control: as they are, none of them is zero
+
+
+def test_a_layer_that_is_fed_zeros_is_told_of() -> None:
+    edited = editor("llama")
+    edited.model.projection(1).register_forward_pre_hook(lambda _, args: (0.0 * args[0],))
+    with pytest.raises(NumericalError, match="of zeros alone in the bare prompt of en: The capita"):
+        edited.apply(FACTS)
 
 
 def test_given_targets_are_taken_as_they_are() -> None:

@@ -59,6 +59,26 @@ def test_stop_after_runs_nothing_more(family):
     assert hook_count(model) == 0
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_stop_before_records_the_input_and_does_not_run_the_module(family):
+    model = tiny.tiny_model(family)
+    _, projection = names(model)
+    with Recorder(model, inputs=[projection]) as whole:
+        model(input_ids=IDS)
+    ran = tiny.count_calls(model.get_submodule(projection))
+    ended = False
+    with Recorder(model, inputs=[projection], stop_before=projection) as record:
+        model(input_ids=IDS)
+        ended = True
+    assert not ended
+    assert torch.equal(record.inputs[projection], whole.inputs[projection])
+    assert ran == []
+    assert hook_count(model) == 0
+    with Recorder(model, inputs=[projection], stop_after=projection):  # control
+        model(input_ids=IDS)
+    assert len(ran) == 1
+
+
 def test_nested_recorders_stop_only_at_their_own_signal():
     model = tiny.tiny_model()
     first, last = "model.layers.0", "model.layers.2"

@@ -51,8 +51,8 @@ def read_everything(folder: Path) -> None:
         events, history = ledger.events(), ledger.history()
         standing = history.standing()
         with redirect_stdout(io.StringIO()):
-            show_status(status_of(ledger), None, as_json=False)
-            show_log(events, len(events), history, as_json=False)
+            show_status(status_of(ledger), None, ledger.creation_profile(), as_json=False)
+            show_log(events, len(events), history, ledger.profile, as_json=False)
             for event in events:
                 facts, figures = ledger.facts(event.number), ledger.figures(event.number)
                 show_event(event, facts, figures, standing, as_json=False)

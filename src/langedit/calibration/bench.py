@@ -14,6 +14,7 @@ from langedit.errors import LangEditError
 from langedit.evaluation import KINDS, Resampled, mean_or_none, resample, score_facts
 from langedit.facts import Fact
 from langedit.models import EditableModel, dequantise_projections
+from langedit.profiler import Profiler, timed
 from langedit.workspace import run_stream
 
 Batches = Sequence[tuple[Fact, ...]]
@@ -66,13 +67,16 @@ class Trial:
 class Bench:
     """A model on which settings are tried, one after another."""
 
-    def __init__(self, model: EditableModel, moments: Moments) -> None:
+    def __init__(
+        self, model: EditableModel, moments: Moments, profiler: Profiler | None = None
+    ) -> None:
         """Take what all trials share.
 
         Args:
             model: the model, which is edited and put back.
             moments: of the layers that may be tried; with their spectra, so that these are not
                 computed for every trial.
+            profiler: is told of the stages of the trials.
 
         Raises:
             MomentsError: the moments are of other weights.
@@ -82,6 +86,7 @@ class Bench:
         self._model = model
         # Plain projections have another hash than quantised ones; that they belong was seen above.
         self._moments = replace(moments, identity=model.identity())
+        self._profiler = profiler
         self._prefixes: dict[tuple[Any, ...], Prefixes] = {}
 
     def run(self, config: EditConfig, batches: Batches) -> Trial:
@@ -102,23 +107,25 @@ class Bench:
         """Context prefixes in some languages, written by the unedited model."""
         key = _prefix_key(config, languages)
         if key not in self._prefixes:
-            self._prefixes[key] = generate_prefixes(
-                self._model,
-                languages,
-                count=config.prefix_count,
-                length=config.prefix_length,
-                seed=config.seed,
-                seed_words=config.seed_words,
-            )
+            with timed({}, "prefixes", self._profiler):
+                self._prefixes[key] = generate_prefixes(
+                    self._model,
+                    languages,
+                    count=config.prefix_count,
+                    length=config.prefix_length,
+                    seed=config.seed,
+                    seed_words=config.seed_words,
+                )
         return self._prefixes[key]
 
     def _record(self, config: EditConfig, batches: Batches) -> Record:
         facts = [fact for batch in batches for fact in batch]
         prefixes = self.prefixes(config, list(dict.fromkeys(fact.language for fact in facts)))
-        editor = Editor(self._model, None, config, self._moments, prefixes)
+        editor = Editor(self._model, None, config, self._moments, prefixes, profiler=self._profiler)
         try:
             run_stream(editor, batches, retention=False)
-            scores = score_facts(editor.model, facts)
+            with timed({}, "scores", self._profiler):
+                scores = score_facts(editor.model, facts)
         finally:
             editor.restore(())
         places = [number for number, batch in enumerate(batches) for _ in batch]

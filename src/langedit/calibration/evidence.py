@@ -17,9 +17,10 @@ from langedit.calibration.effects import (
 from langedit.calibration.layer_facts import LayerStatistics, Reach, layer_statistics, reach
 from langedit.calibration.plan import Plan, Report
 from langedit.calibration.tracing import Traces, embedding_deviation, trace
-from langedit.editing import EditConfig, EditRequest, Moments, prepare_request
+from langedit.editing import EditConfig, EditRequest, Moments, Prefixes, prepare_request
 from langedit.facts import Fact
 from langedit.models import EditableModel
+from langedit.profiler import Profiler, timed
 
 ALL = "all"
 """Stands for all languages among the effects."""
@@ -72,6 +73,7 @@ def gather(
     plan: Plan,
     stages: Stages,
     report: Report,
+    profiler: Profiler | None = None,
 ) -> Evidence:
     """Look at a model with the settings that a calibration begins with.
 
@@ -83,16 +85,22 @@ def gather(
         plan: what may be used.
         stages: told when each part ends.
         report: told of progress.
+        profiler: is told of the stages.
 
     Raises:
         LangEditError: the facts cannot be encoded, or hidden states are not finite.
     """
     config = plan.start.config
-    effects, asked, noise = _trace(model, facts, plan, config, report)
+    with timed({}, "tracing", profiler):
+        effects, asked, noise = _trace(model, facts, plan, config, report)
     stages.end("tracing")
-    found, requests = _reach(model, bench, facts, plan, config, report)
+    prefixes = bench.prefixes(config, list(dict.fromkeys(fact.language for fact in facts)))
+    with timed({}, "reachability", profiler):
+        found, requests = _reach(model, prefixes, facts, plan, config, report)
     stages.end("reachability")
-    statistics = layer_statistics(model, requests, moments, max_tokens=config.micro_batch_tokens)
+    limit = config.micro_batch_tokens
+    with timed({}, "statistics", profiler):
+        statistics = layer_statistics(model, requests, moments, max_tokens=limit)
     stages.end("statistics")
     return Evidence(effects=effects, asked=asked, noise=noise, reach=found, statistics=statistics)
 
@@ -151,14 +159,13 @@ def _trace(
 
 def _reach(
     model: EditableModel,
-    bench: Bench,
+    prefixes: Prefixes,
     facts: Sequence[Fact],
     plan: Plan,
     config: EditConfig,
     report: Report,
 ) -> tuple[Reach, list[EditRequest]]:
     """Reachability of all layers, and the requests of the facts that were tried."""
-    prefixes = bench.prefixes(config, list(dict.fromkeys(fact.language for fact in facts)))
     requests: list[EditRequest] = []
     found: Reach | None = None
     for chunk in _chunks(_most(facts, MOST_TRIED), plan, _REACH_ENDS):

@@ -105,6 +105,7 @@ def numbers(calibration: Calibration) -> dict[str, Any]:
         },
         "start_kept": calibration.kept,
         "seconds": dict(calibration.seconds),
+        **({} if calibration.profile is None else {"profile": calibration.profile}),
     }  # fmt: skip
 
 

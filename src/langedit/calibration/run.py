@@ -19,6 +19,7 @@ from langedit.editing.spectra import with_spectrum
 from langedit.facts import Fact, check_batch, make_batches
 from langedit.linalg import Spectrum
 from langedit.models import EditableModel
+from langedit.profiler import Profile, Profiler, timed
 
 _MARGIN = 1.2
 """How much longer a confirmation may take than its number of facts says."""
@@ -37,6 +38,7 @@ class Calibration:
         confirmed: `start`, `found` if that is another, and those compared against.
         kept: whether the start is kept because what was found is no better.
         seconds: stage -> wall-clock time.
+        profile: what its stages, and those of all runs together, cost, if that was asked for.
     """
 
     plan: Plan
@@ -47,6 +49,7 @@ class Calibration:
     confirmed: Mapping[str, Confirmation]
     kept: bool
     seconds: Mapping[str, float]
+    profile: Profile | None = None
 
     @property
     def chosen(self) -> EditConfig:
@@ -60,6 +63,7 @@ def calibrate(
     moments: Moments,
     plan: Plan,
     report: Report = lambda _what, _done: None,
+    profiler: Profiler | None = None,
 ) -> Calibration:
     """Find settings for a model.
 
@@ -69,6 +73,7 @@ def calibrate(
         moments: of the layers that may be edited.
         plan: what may be used.
         report: told of progress.
+        profiler: is told of every stage.
 
     Raises:
         FactError: too few facts, or some that contradict one another.
@@ -79,12 +84,13 @@ def calibrate(
     parts = split_facts(facts)
     searched = _batches(parts.search, plan.batch_size)
     confirming = _batches(parts.confirm, plan.batch_size)
-    moments = _with_spectra(moments)
-    bench = Bench(model, moments)
+    with timed({}, "spectra", profiler):
+        moments = _with_spectra(moments)
+    bench = Bench(model, moments, profiler)
     plan = replace(plan, start=_usable(plan.start, moments, model))
     stages.end("moments and spectra")
     asked = model.with_chat(plan.start.config.chat_settings)
-    evidence = gather(asked, bench, moments, parts.probe, plan, stages, report)
+    evidence = gather(asked, bench, moments, parts.probe, plan, stages, report, profiler)
     plan = replace(plan, start=_with_rate(plan.start, evidence.reach, model))
     space = _space(plan.start.config, moments, evidence.reach, model)
     trials = _search(bench, searched, plan, parts, space, evidence, report)
@@ -100,6 +106,7 @@ def calibrate(
         confirmed=confirmed,
         kept=kept,
         seconds=stages.seconds,
+        profile=None if profiler is None else profiler.to_dict(),
     )
 
 

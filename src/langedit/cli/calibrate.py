@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli.options import BatchSize, DeviceMap, Dtype, Model, Revision, Strict
+from langedit.cli.options import BatchSize, DeviceMap, Dtype, Model, Profile, Revision, Strict
 
 EXAMPLES = """\b
 Examples:
@@ -74,6 +74,7 @@ def run(
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     revision: Revision = None,
+    profile: Profile = False,
 ) -> None:
     """Find settings for a model: where it keeps what it knows, where targets are reached, a search.
 
@@ -101,6 +102,7 @@ def run(
         dtype=dtype,
         device_map=device_map,
         revision=revision,
+        profile=profile,
     )
     quiet_transformers()
     show_calibration(calibrate_model(options), output)

@@ -27,6 +27,7 @@ from langedit.editing.prefixes import seed_words_of
 from langedit.facts import Fact, read_facts
 from langedit.folders import check_output, whole_folder
 from langedit.models import EditableModel
+from langedit.profiler import Profiler
 
 _AROUND = 2
 """Layers beside the published ones whose moments are asked for where there are none."""
@@ -54,6 +55,7 @@ class CalibrateOptions:
         dtype: Precision to load the model in.
         device_map: Where the model goes.
         revision: Of a hub model.
+        profile: Whether to count what each stage costs.
     """
 
     model: str
@@ -71,6 +73,7 @@ class CalibrateOptions:
     dtype: str = "auto"
     device_map: str | None = None
     revision: str | None = None
+    profile: bool = False
 
     @property
     def command(self) -> str:
@@ -132,9 +135,10 @@ def calibrate_model(options: CalibrateOptions) -> Calibration:
         against=against,
         seed=options.seed,
     )
-    moments = _moments(options, model, plan)
+    profiler = Profiler(model.device) if options.profile else None
+    moments = _moments(options, model, plan, profiler)
     with whole_folder(options.output) as folder:
-        found = _calibrated(model, file.facts, moments, plan)
+        found = _calibrated(model, file.facts, moments, plan, profiler)
         write_calibration(found, folder, options.command)
     return found
 
@@ -149,7 +153,9 @@ def _given_start(options: CalibrateOptions) -> Start | None:
     return Start(config=config, origin=f"the settings {options.config}", rate_known=True)
 
 
-def _moments(options: CalibrateOptions, model: EditableModel, plan: Plan) -> Moments:
+def _moments(
+    options: CalibrateOptions, model: EditableModel, plan: Plan, profiler: Profiler | None
+) -> Moments:
     """Moments of the layers that may be edited.
 
     Raises:
@@ -161,7 +167,7 @@ def _moments(options: CalibrateOptions, model: EditableModel, plan: Plan) -> Mom
     for own in (plan.start.config, *plan.against.values()):
         own.check_depth(depth)
     if options.moments is None and options.model == BUNDLED:
-        return bundled_moments(model, Atlas.from_cldr(), layers=range(depth))
+        return bundled_moments(model, Atlas.from_cldr(), layers=range(depth), profiler=profiler)
     folder = options.moments
     there = find_layers(folder) if folder is not None and folder.is_dir() else []
     if folder is None or not there:
@@ -175,7 +181,11 @@ def _moments(options: CalibrateOptions, model: EditableModel, plan: Plan) -> Mom
 
 
 def _calibrated(
-    model: EditableModel, facts: tuple[Fact, ...], moments: Moments, plan: Plan
+    model: EditableModel,
+    facts: tuple[Fact, ...],
+    moments: Moments,
+    plan: Plan,
+    profiler: Profiler | None,
 ) -> Calibration:
     """Calibrate with a bar for what is done at the moment."""
     with progress("calibrating") as done:
@@ -183,4 +193,4 @@ def _calibrated(
         def report(what: str, number: int) -> None:
             done(number, what)
 
-        return calibrate(model, facts, moments, plan, report)
+        return calibrate(model, facts, moments, plan, report, profiler)

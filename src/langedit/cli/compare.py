@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from langedit.cli.options import Profile
+
 EXAMPLES = """\b
 Examples:
   langedit compare quick
@@ -50,6 +52,7 @@ def run(
         typer.Option(help="Write a report with figures: a .md file.", show_default=False),
     ] = None,
     wait: Wait = True,
+    profile: Profile = False,
 ) -> None:
     """Run a grid of models, methods, data sets and seeds, and show who did how well.
 
@@ -62,7 +65,12 @@ def run(
 
     quiet_transformers()
     options = CompareOptions(
-        config=config, output=output, only=tuple(only or ()), report=report, wait=wait
+        config=config,
+        output=output,
+        only=tuple(only or ()),
+        report=report,
+        wait=wait,
+        profile=profile,
     )
     comparison = compare(options)
     show_comparison(comparison)

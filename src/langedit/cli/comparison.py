@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from langedit.compare.cells import make_cells
+from langedit.compare.cells import Cell, make_cells
 from langedit.compare.chosen import write_chosen
 from langedit.compare.config import CompareConfig
 from langedit.compare.files import write_json
 from langedit.compare.grid import Outcome, run_grid
+from langedit.compare.measure import measure
 from langedit.compare.reading import read_comparison, read_toml
 from langedit.compare.report import write_report
 from langedit.compare.tidy import write_csv
@@ -30,6 +33,7 @@ class CompareOptions:
         report: Markdown file to write (compare).
         write: TOML file to write (tune); `chosen.toml` in the folder of results if `None`.
         wait: whether to stay until other processes are done.
+        profile: whether to count what the stages of each run compute.
     """
 
     config: str
@@ -38,6 +42,7 @@ class CompareOptions:
     report: Path | None = None
     write: Path | None = None
     wait: bool = True
+    profile: bool = False
 
     def folder(self, config: CompareConfig) -> Path:
         """The folder of results.
@@ -69,20 +74,23 @@ class Comparison:
         outcomes: of all cells.
         csv: file of all figures.
         report: the report, if one was asked for and something is finished.
+        profiled: whether profiles were asked for.
     """
 
     config: CompareConfig
     outcomes: tuple[Outcome, ...]
     csv: Path
     report: Path | None
+    profiled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tuning:
-    """Trials, and the file of the chosen settings."""
+    """Trials, the file of the chosen settings, and the runs if profiles were asked for."""
 
     results: tuple[TrialResult, ...]
     file: Path
+    profiled: tuple[Outcome, ...] = ()
 
 
 def compare(options: CompareOptions) -> Comparison:
@@ -95,15 +103,20 @@ def compare(options: CompareOptions) -> Comparison:
     folder = options.folder(config)
     cells = make_cells(config, folder, only=options.only, say=note)
     write_json(folder / "config.json", config.model_dump(mode="json"))
-    with progress("runs", len(cells)) as done:
-        outcomes = run_grid(cells, folder, say=note, on_done=done, wait=options.wait)
+    outcomes = _run(cells, folder, options)
     write_csv(outcomes, folder / "results.csv")
     report = options.report
     if report is not None and any(outcome.record for outcome in outcomes):
         write_report(config, outcomes, report, options.command("compare"))
     else:
         report = None
-    return Comparison(config=config, outcomes=outcomes, csv=folder / "results.csv", report=report)
+    return Comparison(
+        config=config,
+        outcomes=outcomes,
+        csv=folder / "results.csv",
+        report=report,
+        profiled=options.profile,
+    )
 
 
 def tune(options: CompareOptions) -> Tuning:
@@ -118,17 +131,28 @@ def tune(options: CompareOptions) -> Tuning:
     folder = options.folder(config)
     file = options.write or folder / "chosen.toml"
     kept = read_toml(file) if options.only and file.exists() else None
-    results = _tried(make_trials(config, folder, only=options.only, say=note), folder, options)
+    trials = make_trials(config, folder, only=options.only, say=note)
+    outcomes = _run(_cells(trials), folder, options)
+    results = results_of(trials, outcomes)
     finals = make_finals(config, folder, results, say=note)
-    results += _tried(finals, folder, options)
+    last = _run(_cells(finals), folder, options)
+    results += results_of(finals, last)
     write_chosen(results, file, options.command("tune"), kept)
-    return Tuning(results=results, file=file)
+    profiled = (*outcomes, *last) if options.profile else ()
+    return Tuning(results=results, file=file, profiled=profiled)
 
 
-def _tried(
-    trials: tuple[Trial, ...], folder: Path, options: CompareOptions
-) -> tuple[TrialResult, ...]:
-    cells = [cell for trial in trials for cell in trial.cells]
+def _cells(trials: Sequence[Trial]) -> list[Cell]:
+    return [cell for trial in trials for cell in trial.cells]
+
+
+def _run(cells: Sequence[Cell], folder: Path, options: CompareOptions) -> tuple[Outcome, ...]:
     with progress("runs", len(cells)) as done:
-        outcomes = run_grid(cells, folder, say=note, on_done=done, wait=options.wait)
-    return results_of(trials, outcomes)
+        return run_grid(
+            cells,
+            folder,
+            say=note,
+            on_done=done,
+            wait=options.wait,
+            measure_cell=partial(measure, profile=options.profile),
+        )

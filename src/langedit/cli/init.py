@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from langedit.cli.options import DeviceMap, Dtype, Model, Revision
+from langedit.cli.options import DeviceMap, Dtype, Model, Profile, Revision
 from langedit.cli.workspace_options import Folder
 
 EXAMPLES = """\b
@@ -55,6 +55,7 @@ def run(
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     revision: Revision = None,
+    profile: Profile = False,
 ) -> None:
     """Make a workspace: settings, a ledger, and the files that its rows name.
 
@@ -63,6 +64,7 @@ def run(
     """
     from langedit.cli.plain_text import say
     from langedit.cli.quiet import quiet_transformers
+    from langedit.cli.show_workspace import show_profile
     from langedit.cli.workspace_job import InitOptions, init_workspace
     from langedit.workspace.creation import ModelSource
 
@@ -70,7 +72,7 @@ def run(
     place = Path(model)
     name = str(place.absolute()) if place.is_dir() else model  # so that any folder finds it
     source = ModelSource(source=name, revision=revision, dtype=dtype, device_map=device_map)
-    init_workspace(
+    costs = init_workspace(
         InitOptions(
             folder=folder,
             source=source,
@@ -80,6 +82,8 @@ def run(
             prefixes=prefixes,
             reference_moments=reference_moments,
             seed=seed,
+            profile=profile,
         )
     )
+    show_profile(costs)
     say(f"{folder} is a workspace now. Edit with: langedit apply {folder} FACTS")

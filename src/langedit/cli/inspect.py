@@ -58,7 +58,7 @@ def log(
 
     with Ledger.open(folder) as ledger:
         events = ledger.events(last=last or None)
-        show_log(events, ledger.count(), ledger.history(), as_json=as_json)
+        show_log(events, ledger.count(), ledger.history(), ledger.profile, as_json=as_json)
 
 
 def show(folder: Folder, batch: Number, as_json: AsJson = False) -> None:
@@ -97,7 +97,8 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
     from langedit.workspace.queries import status_of
 
     with Ledger.open(folder) as ledger:
-        show_status(status_of(ledger), read_owner(folder), as_json=as_json)
+        found, profile = status_of(ledger), ledger.creation_profile()
+        show_status(found, read_owner(folder), profile, as_json=as_json)
 
 
 def find(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from langedit.cli.options import Profile
 from langedit.cli.workspace_options import AsJson, Folder, OtherModel
 
 EXAMPLES = {
@@ -40,6 +41,7 @@ def verify(
         typer.Option("--files-only", help="Compare hashes of files; do not load the model."),
     ] = False,
     model: OtherModel = None,
+    profile: Profile = False,
     as_json: AsJson = False,
 ) -> None:
     """Hash every file again, and sum all updates again, event by event.
@@ -51,8 +53,8 @@ def verify(
     from langedit.cli.workspace_job import verify_workspace
 
     quiet_transformers()
-    outcome = verify_workspace(folder, model, files_only=files_only)
-    show_verified(outcome, as_json=as_json)
+    outcome, costs = verify_workspace(folder, model, files_only=files_only, profile=profile)
+    show_verified(outcome, costs, as_json=as_json)
     if outcome.problems:
         raise typer.Exit(2)
 

@@ -19,7 +19,7 @@ def show_outcome(outcome: EditOutcome) -> None:
     console = Console()
     console.print(language_table(outcome), definition_table(definitions(KINDS)), sep="\n")
     if outcome.editor.profiler is not None:
-        console.print(profile_table(outcome.editor.profiler))
+        console.print(profile_table(outcome.editor.profiler.to_dict()))
     plan = outcome.plan
     lines = [guarantee_line(outcome)]
     rejected = len(plan.file.rejected)

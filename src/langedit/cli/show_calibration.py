@@ -10,7 +10,7 @@ from langedit.calibration.report import REPORT, SETTINGS
 from langedit.calibration.run import Calibration
 from langedit.calibration.settings_file import changed_settings, comparisons, percent_interval
 from langedit.editing.toml import toml_value
-from langedit.reporting import score_table
+from langedit.reporting import profile_table, score_table
 
 
 def show_calibration(found: Calibration, output: Path) -> None:
@@ -26,6 +26,8 @@ def show_calibration(found: Calibration, output: Path) -> None:
     }
     title = f"Scores in percent on {len(found.parts.confirm)} facts held apart, 95 % intervals"
     console.print(score_table(title, "settings", names, rows), "")
+    if found.profile is not None:
+        console.print(profile_table(found.profile), "")
     evidence = found.evidence
     untraced = [code for code in evidence.asked if code not in evidence.effects]
     lines = [

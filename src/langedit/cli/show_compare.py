@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
 from langedit.cli.comparison import Comparison, Tuning
 from langedit.compare.chosen import best_of
 from langedit.compare.figures_of import FIRST_BATCH, MEAN, definitions_of
+from langedit.compare.grid import Outcome
 from langedit.compare.summary import board_table, boards_of
-from langedit.reporting import definition_table, percent, score_table
+from langedit.profiler import join_profiles
+from langedit.reporting import definition_table, percent, profile_table, score_table
 
 
 def show_comparison(comparison: Comparison) -> None:
@@ -23,6 +27,8 @@ def show_comparison(comparison: Comparison) -> None:
     for outcome in outcomes:
         if outcome.error is not None:
             _line(console, f"FAILED {outcome.cell.name}: {outcome.error}")
+    if comparison.profiled:
+        _show_profiles(console, outcomes)
     done = sum(outcome.record is not None for outcome in outcomes)
     failed = sum(outcome.error is not None for outcome in outcomes)
     rest = len(outcomes) - done - failed
@@ -58,7 +64,20 @@ def show_tuning(tuning: Tuning) -> None:
             kind = "final" if result.trial.final else "trial"
             name = f"{result.trial.method} {kind} {result.trial.number}"
             _line(console, f"FAILED {name}: {result.error}")
+    if tuning.profiled:
+        _show_profiles(console, tuning.profiled)
     _line(console, str(tuning.file))
+
+
+def _show_profiles(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Print what the stages of all runs took together, as far as they were profiled."""
+    records = [outcome.record for outcome in outcomes if outcome.record is not None]
+    profiles = [record["profile"] for record in records if "profile" in record]
+    if profiles:
+        console.print(profile_table(join_profiles(profiles)))
+    if len(profiles) < len(records):
+        without = len(records) - len(profiles)
+        _line(console, f"{without} of {len(records)} runs were done without a profile, and stay.")
 
 
 def _line(console: Console, text: str) -> None:

@@ -28,7 +28,7 @@ def show_demo(results: DemoResults) -> None:
         console.print(f"{line}, {own.seconds:.0f} s of editing", highlight=False)
     for own in results.methods.values():
         if own.profiler is not None:
-            console.print(profile_table(own.profiler))
+            console.print(profile_table(own.profiler.to_dict()))
     for file in (results.file, results.figure):
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from langedit.cli.plain_text import SHORT, add_row, plain_table, say, say_json
 from langedit.errors import WorkspaceError
-from langedit.reporting.tables import percent
+from langedit.reporting.tables import percent, profile_table
 
 if TYPE_CHECKING:
     from langedit.workspace.history import History, Standing
@@ -21,11 +21,18 @@ _FACTS = 20
 _SCORES = ("efficacy", "generalization", "specificity")
 
 
-def show_log(events: Sequence[Event], total: int, history: History, *, as_json: bool) -> None:
-    """Print events, oldest first."""
+def show_log(
+    events: Sequence[Event],
+    total: int,
+    history: History,
+    profile: Callable[[int], Mapping[str, Any] | None],
+    *,
+    as_json: bool,
+) -> None:
+    """Print events, oldest first; as JSON with the profiles of those that have one."""
     there = set(history.batches)
     if as_json:
-        say_json([{**event_json(event), "in_model": event.number in there} for event in events])
+        say_json([_listed(event, event.number in there, profile) for event in events])
         return
     as_text = as_text_column(events)
     columns = ("#", "when (UTC)", "event", "facts", "efficacy", *as_text, "kept", "room", "weights")
@@ -46,6 +53,14 @@ def show_log(events: Sequence[Event], total: int, history: History, *, as_json: 
         )
     Console().print(table)
     say(f"{len(events)} of {total} events; batches in the model: {len(there)}.")
+
+
+def _listed(
+    event: Event, in_model: bool, profile: Callable[[int], Mapping[str, Any] | None]
+) -> dict[str, Any]:
+    costs = profile(event.number)
+    more = {} if costs is None else {"profile": costs}
+    return {**event_json(event), "in_model": in_model, **more}
 
 
 def show_event(
@@ -79,6 +94,8 @@ def show_event(
         _show_plain_scores(figures)
         _show_layers(figures)
         _show_guards(figures)
+        if "profile" in figures:
+            Console().print(profile_table(figures["profile"]))
         software = dict(figures.get("software", {}))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise WorkspaceError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -13,6 +14,7 @@ from langedit.reporting.tables import percent, profile_table
 
 if TYPE_CHECKING:
     from langedit.cli.workspace_job import Applied
+    from langedit.profiler import Profile
     from langedit.workspace.archive import Archived
     from langedit.workspace.lock import Owner
     from langedit.workspace.queries import Status
@@ -20,11 +22,13 @@ if TYPE_CHECKING:
     from langedit.workspace.verify import Verified
 
 
-def show_status(status: Status, owner: Owner | None, *, as_json: bool) -> None:
-    """Print the present state."""
+def show_status(
+    status: Status, owner: Owner | None, profile: Mapping[str, Any] | None, *, as_json: bool
+) -> None:
+    """Print the present state; as JSON with the profile of `langedit init`, if there is one."""
     if as_json:
         said = None if owner is None else asdict(owner)
-        say_json({**asdict(status), "writer": said})
+        say_json({**asdict(status), "writer": said, **_profile_json(profile)})
         return
     state = "the original weights" if status.original else f"weights {status.weights[:SHORT]}"
     model = status.model
@@ -59,7 +63,7 @@ def show_applied(outcome: Applied, *, as_json: bool) -> None:
                 "rejected": [asdict(row) for row in outcome.rejected],
                 "stopped": outcome.stopped,
                 "weights": outcome.weights,
-                **({} if outcome.profiler is None else {"profile": outcome.profiler.to_dict()}),
+                **_profile_json(outcome.profile),
             }
         )
         return
@@ -96,14 +100,19 @@ def show_applied(outcome: Applied, *, as_json: bool) -> None:
     )
     if outcome.stopped:
         say("Stopped at a guard rail: see --on-breach, or mend the facts and run again.")
-    if outcome.profiler is not None:
-        Console().print(profile_table(outcome.profiler))
+    show_profile(outcome.profile)
 
 
-def show_undone(undone: Undone, *, as_json: bool) -> None:
+def show_profile(profile: Profile | None) -> None:
+    """Print what the stages cost, if that was asked for."""
+    if profile is not None:
+        Console().print(profile_table(profile))
+
+
+def show_undone(undone: Undone, profile: Profile | None, *, as_json: bool) -> None:
     """Print what an undo did."""
     if as_json:
-        say_json(asdict(undone))
+        say_json({**asdict(undone), **_profile_json(profile)})
         return
     batches = ", ".join(map(str, undone.batches))
     old, new = map(percent, undone.efficacy)
@@ -117,12 +126,13 @@ def show_undone(undone: Undone, *, as_json: bool) -> None:
     if undone.replayed:
         say(f"Edited again as {', '.join(map(str, undone.replayed))}")
     say(f"Noted as event {undone.number}. Weights {undone.weights[:SHORT]}")
+    show_profile(profile)
 
 
-def show_verified(found: Verified, *, as_json: bool) -> None:
+def show_verified(found: Verified, profile: Profile | None, *, as_json: bool) -> None:
     """Print what `langedit verify` found."""
     if as_json:
-        say_json(asdict(found))
+        say_json({**asdict(found), **_profile_json(profile)})
         return
     say(*(f"PROBLEM  {problem}" for problem in found.problems))
     if found.replayed is None:
@@ -132,6 +142,7 @@ def show_verified(found: Verified, *, as_json: bool) -> None:
     unused = f"; {found.unused} unused files of interrupted runs" if found.unused else ""
     state = "NOT SOUND" if found.problems else "Sound"
     say(f"{state}: {found.events} events, {found.artefacts} files, {summed}{unused}.")
+    show_profile(profile)
 
 
 def show_archived(done: Archived, sentence: str, *, as_json: bool) -> None:
@@ -140,3 +151,7 @@ def show_archived(done: Archived, sentence: str, *, as_json: bool) -> None:
         say_json(asdict(done))
         return
     say(f"{sentence}: {done.events} events, {done.artefacts} files, {done.bytes / 1e6:.1f} MB.")
+
+
+def _profile_json(profile: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {} if profile is None else {"profile": profile}

@@ -146,7 +146,7 @@ def _show(outcome: CollectOutcome, options: CollectOptions) -> None:
 
         from langedit.reporting import profile_table
 
-        Console().print(profile_table(outcome.profiler))
+        Console().print(profile_table(outcome.profiler.to_dict()))
     typer.echo(_summary(outcome.moments, options.output))
     if options.until_angle is not None:
         typer.echo(_angle_line(outcome.moments, options.until_angle))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from langedit.cli.compare import Comparison, Only, Output, Wait
+from langedit.cli.options import Profile
 
 EXAMPLES = """\b
 Examples:
@@ -29,6 +30,7 @@ def run(
         ),
     ] = None,
     wait: Wait = True,
+    profile: Profile = False,
 ) -> None:
     """Try settings of every method on facts that the comparison never evaluates.
 
@@ -41,7 +43,12 @@ def run(
 
     quiet_transformers()
     options = CompareOptions(
-        config=config, output=output, only=tuple(only or ()), write=write, wait=wait
+        config=config,
+        output=output,
+        only=tuple(only or ()),
+        write=write,
+        wait=wait,
+        profile=profile,
     )
     tuning = tune(options)
     show_tuning(tuning)

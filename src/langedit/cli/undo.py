@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from langedit.cli.options import Profile
 from langedit.cli.workspace_options import AsJson, Folder, OtherModel, TakeOver
 
 EXAMPLES = """\b
@@ -39,6 +40,7 @@ def run(
     ] = None,
     model: OtherModel = None,
     take_over: TakeOver = False,
+    profile: Profile = False,
     as_json: AsJson = False,
 ) -> None:
     """Take a batch back, and note that in a new row.
@@ -52,8 +54,10 @@ def run(
     from langedit.parallel import join_processes
 
     quiet_transformers()
-    options = UndoOptions(folder=folder, batch=batch, by=by, model=model, take_over=take_over)
+    options = UndoOptions(
+        folder=folder, batch=batch, by=by, model=model, take_over=take_over, profile=profile
+    )
     with join_processes() as processes:
-        undone = undo_batch(options, processes)
+        undone, costs = undo_batch(options, processes)
     if processes.is_first:
-        show_undone(undone, as_json=as_json)
+        show_undone(undone, costs, as_json=as_json)

@@ -16,7 +16,7 @@ from langedit.errors import ConfigError
 from langedit.facts import RejectedRow, read_facts
 from langedit.models import EditableModel
 from langedit.parallel import ALONE, Processes
-from langedit.profiler import Profiler
+from langedit.profiler import Profile, Profiler
 from langedit.workspace.applying import Work, apply_work, plan_work
 from langedit.workspace.creation import ModelSource
 from langedit.workspace.ledger import Ledger
@@ -40,6 +40,7 @@ class InitOptions:
     prefixes: Path | None
     reference_moments: bool
     seed: int | None
+    profile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,7 @@ class UndoOptions:
     by: str | None
     model: str | None
     take_over: bool
+    profile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class Applied:
         rejected: Rows of the file that are no facts.
         weights: Hash of the weights now.
         stopped: Whether a guard rail ended the run.
-        profiler: What the stages cost, if that was asked for and anything was done.
+        profile: What the stages cost, if that was asked for and anything was done.
     """
 
     folder: Path
@@ -88,11 +90,11 @@ class Applied:
     rejected: tuple[RejectedRow, ...]
     weights: str
     stopped: bool
-    profiler: Profiler | None = None
+    profile: Profile | None = None
 
 
-def init_workspace(options: InitOptions) -> None:
-    """Make a workspace.
+def init_workspace(options: InitOptions) -> Profile | None:
+    """Make a workspace; gives what its stages cost, if that is asked for.
 
     Raises:
         LangEditError: Something cannot be used or written.
@@ -109,10 +111,11 @@ def init_workspace(options: InitOptions) -> None:
     moments = replace(moments, folder=None)
     prefixes = None if options.prefixes is None else Prefixes.load(options.prefixes)
     model = _load(source, config.structure)
+    profiler = Profiler(model.device) if options.profile else None
     with progress("measuring the unedited model"):
         Workspace.create(
             options.folder,
-            Editor(model, None, config, moments, prefixes),
+            Editor(model, None, config, moments, prefixes, profiler=profiler),
             source,
             options.moments,
             keep_moments=not options.reference_moments,
@@ -120,6 +123,7 @@ def init_workspace(options: InitOptions) -> None:
             guards=guards,
             texts=texts,
         )
+    return _figures(profiler)
 
 
 def apply_file(options: ApplyOptions, processes: Processes = ALONE) -> Applied:
@@ -146,7 +150,7 @@ def apply_file(options: ApplyOptions, processes: Processes = ALONE) -> Applied:
         )
         steps: tuple[StreamStep, ...] = ()
         profiler = None
-        if work.job is not None:
+        if work.run is not None:
             editor = _open_editor(workspace, options.model, profile=options.profile)
             profiler = editor.profiler
             left = [fact for _, batch in work.batches for fact in batch]
@@ -172,12 +176,15 @@ def apply_file(options: ApplyOptions, processes: Processes = ALONE) -> Applied:
             rejected=file.rejected,
             weights=head[0],
             stopped=options.on_breach == "stop" and any(not step.kept for step in steps),
-            profiler=profiler,
+            profile=_figures(profiler),
         )
 
 
-def undo_batch(options: UndoOptions, processes: Processes = ALONE) -> Undone:
+def undo_batch(options: UndoOptions, processes: Processes = ALONE) -> tuple[Undone, Profile | None]:
     """Take a batch of a workspace back; of several processes all make this call.
+
+    Returns:
+        What was done, and what its stages cost, if that is asked for.
 
     Raises:
         LangEditError: There is no such batch, or something fails; nothing has changed then.
@@ -189,12 +196,18 @@ def undo_batch(options: UndoOptions, processes: Processes = ALONE) -> Undone:
         ) as workspace,
         progress("taking back", shown=processes.is_first) as done,
     ):
-        editor = _open_editor(workspace, options.model)
-        return undo(workspace, editor, number, how, on_step=lambda step: done(step.index + 1))
+        editor = _open_editor(workspace, options.model, profile=options.profile)
+        undone = undo(workspace, editor, number, how, on_step=lambda step: done(step.index + 1))
+    return undone, _figures(editor.profiler)
 
 
-def verify_workspace(folder: Path, model: str | None, *, files_only: bool) -> Verified:
+def verify_workspace(
+    folder: Path, model: str | None, *, files_only: bool, profile: bool = False
+) -> tuple[Verified, Profile | None]:
     """Check a workspace, with its model unless only files are wanted.
+
+    Returns:
+        What was found, and what the stages cost, if that is asked for.
 
     Raises:
         LangEditError: There is no workspace, or its model cannot be loaded.
@@ -203,8 +216,14 @@ def verify_workspace(folder: Path, model: str | None, *, files_only: bool) -> Ve
     if not files_only:
         with Workspace.open(folder) as workspace:
             loaded = _load(_source(workspace, model), workspace.config.structure)
+    profiler = Profiler("cpu" if loaded is None else loaded.device) if profile else None
     with progress("summing again") as done:
-        return verify(folder, loaded, on_event=done)
+        found = verify(folder, loaded, on_event=done, profiler=profiler)
+    return found, _figures(profiler)
+
+
+def _figures(profiler: Profiler | None) -> Profile | None:
+    return None if profiler is None else profiler.to_dict()
 
 
 def _open_editor(workspace: Workspace, model: str | None, *, profile: bool = False) -> Editor:

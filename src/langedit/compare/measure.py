@@ -31,13 +31,19 @@ from langedit.evaluation import (
 from langedit.evaluation.history import BatchValues
 from langedit.facts import Fact
 from langedit.models import EditableModel
+from langedit.profiler import Profiler, timed
 from langedit.workspace import StreamStep, run_stream
 
 _T = TypeVar("_T")
 
 
-def measure(cell: Cell, say: Say) -> dict[str, Any]:
+def measure(cell: Cell, say: Say, *, profile: bool = False) -> dict[str, Any]:
     """Run a cell on a fresh copy of its model.
+
+    Args:
+        cell: what to run.
+        say: told what happens.
+        profile: whether to count, beside seconds and memory, what each stage computes.
 
     Returns:
         The content of the cell's file, without its failure: see docs/compare.md.
@@ -48,21 +54,24 @@ def measure(cell: Cell, say: Say) -> dict[str, Any]:
     stages = Stages()
     with stages.stage("load"):
         model = cell.ground.load()
-    probes = _Probes(cell, model, stages, say)
-    comparing = _Comparing.begin(cell, model, stages)
+    profiler = Profiler(model.device) if profile else None
+    if profiler is not None:
+        stages.share_with(profiler)
+    probes = _Probes(cell, model, stages, say, profiler)
+    comparing = _Comparing.begin(cell, model, stages, profiler)
     batches: list[dict[str, Any]] = []
     if cell.settings is not None:
         with stages.stage("moments and prefixes"):
-            editor = _editor(cell, cell.settings, model)
+            editor = _editor(cell, cell.settings, model, profiler)
         stages.begin()
         steps = run_stream(editor, cell.stream.batches, retention=False, on_step=probes.on_step)
         batches = [_batch_figures(step) for step in steps]
-    with stages.stage("scores"):
+    with stages.stage("scores"), timed({}, "scores", profiler):
         scores = _scores(cell, model, comparing)
         probes.finish([score.efficacy for score in scores])
-    with stages.stage("aligned facts"):
+    with stages.stage("aligned facts"), timed({}, "aligned facts", profiler):
         transfer = transfer_scores(model, cell.stream.aligned) if cell.stream.aligned else []
-    with stages.stage("perplexity"):
+    with stages.stage("perplexity"), timed({}, "perplexity", profiler):
         perplexities = {
             language: _perplexity(model, texts) for language, texts in cell.stream.texts.items()
         }
@@ -81,6 +90,7 @@ def measure(cell: Cell, say: Say) -> dict[str, Any]:
         "perplexity": perplexities,
         "seconds": stages.seconds,
         "peak_bytes": stages.peak_bytes,
+        **({} if profiler is None else {"profile": profiler.to_dict()}),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -117,14 +127,17 @@ def _origin(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _editor(cell: Cell, config: EditConfig, model: EditableModel) -> Editor:
+def _editor(
+    cell: Cell, config: EditConfig, model: EditableModel, profiler: Profiler | None
+) -> Editor:
     languages = dict.fromkeys(fact.language for fact in cell.stream.facts)
-    if cell.prefixes_in == OWN:
-        prefixes = cell.ground.prefixes(config, languages)
-    else:
-        one = cell.ground.prefixes(config, [cell.prefixes_in]).of(cell.prefixes_in)
-        prefixes = Prefixes(dict.fromkeys(languages, one))
-    return Editor(model, None, config, cell.ground.moments, prefixes)
+    with timed({}, "prefixes", profiler):
+        if cell.prefixes_in == OWN:
+            prefixes = cell.ground.prefixes(config, languages)
+        else:
+            one = cell.ground.prefixes(config, [cell.prefixes_in]).of(cell.prefixes_in)
+            prefixes = Prefixes(dict.fromkeys(languages, one))
+    return Editor(model, None, config, cell.ground.moments, prefixes, profiler=profiler)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +147,14 @@ class _Comparing:
     before: Answers
 
     @classmethod
-    def begin(cls, cell: Cell, model: EditableModel, stages: Stages) -> _Comparing | None:
+    def begin(
+        cls, cell: Cell, model: EditableModel, stages: Stages, profiler: Profiler | None
+    ) -> _Comparing | None:
         """Ask the model before it is edited; nothing, if no score needs that."""
         kinds = [kind for kind in cell.measures["metrics"] if METRICS[kind].needs_before]
         if not kinds:
             return None
-        with stages.stage("scores before"):
+        with stages.stage("scores before"), timed({}, "scores before", profiler):
             return cls(before=ask(model, Questions.of(model, cell.stream.facts, kinds)))
 
     def values(self, model: EditableModel) -> list[dict[str, float | None]]:
@@ -161,7 +176,14 @@ def _scores(cell: Cell, model: EditableModel, comparing: _Comparing | None) -> l
 class _Probes:
     """Asks earlier facts again after a batch, some always and all now and then."""
 
-    def __init__(self, cell: Cell, model: EditableModel, stages: Stages, say: Say) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        model: EditableModel,
+        stages: Stages,
+        say: Say,
+        profiler: Profiler | None,
+    ) -> None:
         self.retention: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
         self.sampled = _sampled(cell.stream.batches, cell.measures["interference_sample"])
@@ -169,6 +191,7 @@ class _Probes:
         self._model = model
         self._stages = stages
         self._say = say
+        self._profiler = profiler
 
     @cached_property
     def _all(self) -> RetentionProbe:
@@ -183,12 +206,13 @@ class _Probes:
         self._stages.end("edit")
         self._stages.begin()
         done, count = step.index + 1, len(self._cell.stream.batches)
-        if done == count:  # scored in full anyway, see `finish`
-            pass
-        elif done in self._cell.measures["retention"]:
-            self._add(self._all.after(self._model, step.index))
-        elif any(self.sampled):
-            self._add_sample(self._some.after(self._model, step.index))
+        with timed({}, "probe", self._profiler):
+            if done == count:  # scored in full anyway, see `finish`
+                pass
+            elif done in self._cell.measures["retention"]:
+                self._add(self._all.after(self._model, step.index))
+            elif any(self.sampled):
+                self._add_sample(self._some.after(self._model, step.index))
         self._stages.end("probe")
         self._say(f"{self._cell.name}: batch {done}/{count} {step.seconds:.1f} s")
         self._stages.begin()

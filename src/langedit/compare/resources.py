@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from langedit.profiler import Profiler
+
 _PACKAGES = ("langedit", "torch", "transformers", "tokenizers", "pydantic", "babel")
 
 
@@ -32,6 +34,11 @@ class Stages:
         self.seconds: dict[str, float] = {}
         self.peak_bytes: dict[str, dict[str, int]] = {}
         self._begun = 0.0
+        self._seen: dict[str, int] = {}
+
+    def share_with(self, profiler: Profiler) -> None:
+        """Keep the peaks of stages in which a profiler resets the counters for its own."""
+        profiler.before_reset = self._note_peaks
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -45,14 +52,20 @@ class Stages:
     def begin(self) -> None:
         """Start the clock, and set the peaks to what is used now."""
         _reset_peaks()
+        self._seen = {}
         self._begun = perf_counter()
 
     def end(self, name: str) -> None:
         """Count everything since `begin` to a stage."""
         self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - self._begun
+        self._note_peaks()
         most = self.peak_bytes.setdefault(name, {})
-        for place, used in _peaks().items():
+        for place, used in self._seen.items():
             most[place] = max(most.get(place, 0), used)
+
+    def _note_peaks(self) -> None:
+        for place, used in _peaks().items():
+            self._seen[place] = max(self._seen.get(place, 0), used)
 
 
 def hardware() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from langedit.demo.atlas import Atlas
 from langedit.demo.training_text import prose_lines
 from langedit.editing import EditConfig, Moments, collect_moments
 from langedit.models import EditableModel, load_model
+from langedit.profiler import Profiler
 
 LAYERS = (0, 1, 2)
 """Edited layers: those in which the model gathers what it knows of a subject, and gives each its
@@ -80,10 +81,12 @@ def bundled_moments(
     layers: Iterable[int] = LAYERS,
     tokens: int = MOMENT_TOKENS,
     progress: Callable[[int], None] | None = None,
+    profiler: Profiler | None = None,
 ) -> Moments:
     """Second moments of the unedited bundled model over true sentences and calendar prose."""
+    corpus = moment_corpus(atlas)
     return collect_moments(
-        model, moment_corpus(atlas), layers, max_tokens=tokens, progress=progress
+        model, corpus, layers, max_tokens=tokens, progress=progress, profiler=profiler
     )
 
 

@@ -49,9 +49,9 @@ def collect_moments(
     """Stream a corpus through the model and return `mean(k kᵀ)` of the keys of each layer.
 
     A key is the input of the layer's output projection at one token. All layers are read in one
-    pass, which stops after the last of them. Every token of a text counts, special ones such as
-    BOS included, as in the published statistics; padding does not. Texts are cut at the length
-    that the model was built for.
+    pass, which ends where the last key is known: that layer's projection itself does not run. Every
+    token of a text counts, special ones such as BOS included, as in the published statistics;
+    padding does not. Texts are cut at the length that the model was built for.
 
     Args:
         model: The model; its weights and training state are left as they are.
@@ -159,7 +159,7 @@ def _keys(model: EditableModel, layout: TokenLayout, layers: list[int]) -> list[
 
     def run(rows: list[int]) -> list[Tensor]:
         part = layout if len(rows) == len(layout.ids) else layout.of_rows(rows)
-        recorder = Recorder(model.model, inputs=names, stop_after=names[-1])
+        recorder = Recorder(model.model, inputs=names, stop_before=names[-1])
         try:
             with torch.no_grad(), recorder:
                 model.model(**part.inputs(model))

@@ -91,7 +91,18 @@ class Editor:
         """
         self.config = config
         self.processes = processes
-        moments = known_moments(moments, processes)
+        self._profiler = profiler
+        with timed({}, "open", profiler):
+            self._open(model, tokenizer, known_moments(moments, processes), prefixes)
+
+    def _open(
+        self,
+        model: PreTrainedModel | EditableModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        moments: Moments,
+        prefixes: Prefixes | None,
+    ) -> None:
+        config, processes = self.config, self.processes
         self.model, self._identity, self.dequantised = processes.together(
             lambda: _opened(model, tokenizer, config, moments)
         )
@@ -99,11 +110,9 @@ class Editor:
             "model, moments and settings", (moments.identity.weights_hash, moments.corpus, config)
         )
         self._method = find_method(config.method).from_config(config)
-        self._profiler = profiler
-        with timed({}, "open", profiler):
-            states = processes.only_first(
-                lambda: first_layer_states(self.model, self._method, moments, config)
-            )
+        states = processes.only_first(
+            lambda: first_layer_states(self.model, self._method, moments, config)
+        )
         self._start = EditorState.first(
             states or {}, prefixes if prefixes is not None else Prefixes({})
         )
@@ -114,7 +123,8 @@ class Editor:
             layer: KnownKeys.of(self._base[layer], moments.layers[layer].sample)
             for layer in states or ()
         }
-        self._weights = dict(self._base)
+        self._weights: Mapping[int, Tensor] = self._base
+        self._weights_hash: str | None = None
         self._reports: tuple[BatchReport, ...] = ()
         self._earlier: tuple[EditorState, str] | None = None
 
@@ -192,9 +202,12 @@ class Editor:
     def weights_hash(self) -> str:
         """SHA-256 of the edited layers' weights, summed and not rounded to the model's precision.
 
-        The weights in the model follow from these by rounding. Hashed anew at each call.
+        The weights in the model follow from these by rounding. Hashed once after each change.
         """
-        return weights_digest(self._weights.values())
+        if self._weights_hash is None:
+            with timed({}, "hash", self._profiler):
+                return self._hashed()
+        return self._weights_hash
 
     @property
     def state_hash(self) -> str:
@@ -236,24 +249,30 @@ class Editor:
         batch = tuple(facts)
         if not batch:
             raise FactError("expected at least one fact in a batch, got none")
-        check_batch(batch)
-        digest = stored_digest(self.model, self.config.edited_layers)
-        self.processes.agree("facts and edited weights", (batch, digest, target_hidden is None))
+        seconds: dict[str, float] = {}
+        with timed(seconds, "hash", self._profiler):
+            check_batch(batch)
+            digest = self._present_digest()
+            self.processes.agree("facts and edited weights", (batch, digest, target_hidden is None))
         try:
-            prefixes, job, rows = self._prepare(batch, target_hidden)
+            prefixes, job, rows = self._prepare(batch, target_hidden, seconds)
             edit = self._method.edit(job)
             used = {fact.language: prefixes.of(fact.language) for fact in batch}
             weights = {layer: own.after for layer, own in edit.layers.items()}
-            state = self._state.after(edit.states, row_languages(batch, rows), used, weights)
-            with timed(job.seconds, "report", self._profiler):
+            languages = row_languages(batch, rows)
+            with timed(seconds, "hash", self._profiler):
+                after = self._state.next_digest(edit.states, languages, used)
+            with timed(seconds, "report", self._profiler):
+                state = self._state.after(edit.states, languages, used, weights, after)
                 report = self._measured(batch, rows, edit, state)
         except BaseException:
             self._write(self._weights)
             raise
-        self._earlier = self._state.sharing(state), digest
-        self._start, self._state = self._start.sharing(state), state
-        self._weights = weights
-        report = replace(report, seconds=job.seconds)
+        with timed(seconds, "advance", self._profiler):
+            self._earlier = self._state.sharing(state), digest
+            self._start, self._state = self._start.sharing(state), state
+        self._hold(weights)
+        report = replace(report, seconds=seconds)
         self._reports = (*self._reports, report)
         return report
 
@@ -277,19 +296,25 @@ class Editor:
             )
         state, digest = self._earlier
         *kept, last = self._reports
-        weights = {
-            layer: sum_updates(base, [report.updates[layer] for report in kept])
-            for layer, base in self._base.items()
-        }
-        self._write(weights)
-        if stored_digest(self.model, self.config.edited_layers) != digest:
-            self._write(self._weights)
-            raise NumericalError(
-                "undo: expected the weights from before the batch bit for bit, got others: were "
-                "they, or updates in a report, changed from outside? The batch stays applied"
-            )
-        self._weights, self._state, self._reports = weights, state, tuple(kept)
-        self._earlier = None
+        with timed({}, "undo", self._profiler):
+            weights = {
+                layer: sum_updates(base, [report.updates[layer] for report in kept])
+                for layer, base in self._base.items()
+            }
+            same = weights_digest(weights.values()) == digest
+            if same:
+                self._write(weights)
+                same = self._are_stored(weights)
+            if not same:
+                self._write(self._weights)
+                raise NumericalError(
+                    "undo: expected the weights from before the batch bit for bit, got others: "
+                    "were they, or updates in a report, changed from outside? The batch stays "
+                    "applied"
+                )
+        self._hold(weights)
+        self._weights_hash = digest
+        self._state, self._reports, self._earlier = state, tuple(kept), None
         return last
 
     def restore(self, reports: Sequence[BatchReport]) -> None:
@@ -308,10 +333,15 @@ class Editor:
             NumericalError: an update does not fit, or the method cannot go on from these batches
                 alone; the model stays as it is.
         """
+        with timed({}, "restore", self._profiler):
+            self._restore(reports)
+
+    def _restore(self, reports: Sequence[BatchReport]) -> None:
         self.processes.agree("batches to restore", [report.facts for report in reports])
         present = self._reports
         goes_on = len(reports) >= len(present) and all(map(operator.is_, reports, present))
-        state, weights = self._start, self._base
+        state = self._start
+        weights: Mapping[int, Tensor] = self._base
         if goes_on:
             state, weights = self._state, self._weights
         more = reports[len(present) :] if goes_on else reports
@@ -326,7 +356,8 @@ class Editor:
         except BaseException:
             self._write(self._weights)
             raise
-        self._weights, self._state, self._reports = weights, state, tuple(reports)
+        self._hold(weights)
+        self._state, self._reports = state, tuple(reports)
         self._start, self._earlier = self._start.sharing(state), None
 
     def record(self, scores: Sequence[Score] | None = None) -> EditedModelRecord:
@@ -358,10 +389,9 @@ class Editor:
             save_edited(Path(folder), self, scores)
 
     def _prepare(
-        self, facts: Sequence[Fact], given: Tensor | None
+        self, facts: Sequence[Fact], given: Tensor | None, seconds: dict[str, float]
     ) -> tuple[Prefixes, BatchJob, tuple[int, ...]]:
         """Prefixes, the encoded batch, and for each fact its row in it."""
-        seconds: dict[str, float] = {}
         with timed(seconds, "prepare", self._profiler):
             prefixes = self._prefixes_for(facts)
             requests = self.processes.together(
@@ -370,9 +400,9 @@ class Editor:
                     for fact in facts
                 ]
             )
-        rows = tuple(range(len(requests)))
-        if self.config.merge_shared:
-            requests, rows = merge_shared(requests)
+            rows = tuple(range(len(requests)))
+            if self.config.merge_shared:
+                requests, rows = merge_shared(requests)
         job = BatchJob(
             model=self.model,
             config=self.config,
@@ -419,7 +449,9 @@ class Editor:
             }
         )
         languages = row_languages(report.facts, report.rows)
-        return state.after(layers or {}, languages, report.prefixes, weights)
+        layers = layers or {}
+        digest = state.next_digest(layers, languages, report.prefixes)
+        return state.after(layers, languages, report.prefixes, weights, digest)
 
     def _prefixes_for(self, facts: Sequence[Fact]) -> Prefixes:
         """The prefixes so far, and those of languages that come for the first time."""
@@ -440,6 +472,26 @@ class Editor:
             )
         )
         return Prefixes({**known, **written})
+
+    def _present_digest(self) -> str:
+        """`weights_hash` where these are the weights in the model, else a hash of those."""
+        if self._are_stored(self._weights):
+            return self._hashed()
+        return f"stored {stored_digest(self.model, self._weights)}"
+
+    def _hashed(self) -> str:
+        if self._weights_hash is None:
+            self._weights_hash = weights_digest(self._weights.values())
+        return self._weights_hash
+
+    def _are_stored(self, weights: Mapping[int, Tensor]) -> bool:
+        """Whether these are the weights in the model, rounded."""
+        return all(self.model.stores(layer, weight) for layer, weight in weights.items())
+
+    def _hold(self, weights: Mapping[int, Tensor]) -> None:
+        """Take these for the weights, which are in the model already."""
+        if weights is not self._weights:
+            self._weights, self._weights_hash = weights, None
 
     def _write(self, weights: Mapping[int, Tensor]) -> None:
         for layer, weight in weights.items():

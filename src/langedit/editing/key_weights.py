@@ -24,6 +24,16 @@ def key_weights(sizes: Sequence[int]) -> Tensor:
     return weights
 
 
+def keys_of_edits(sizes: Sequence[int], rows: Tensor) -> Tensor:
+    """(edits, d_in) keys of edits, from the keys (prompts, d_in) of their prompts, bare ones first.
+
+    Args:
+        sizes: how many prompts each edit has.
+        rows: the prompts' keys, edit by edit.
+    """
+    return weighted_sums(key_weights(sizes).to(rows.device), rows)
+
+
 def bare_first(sizes: Sequence[int]) -> Tensor:
     """Numbers of the prompts of all edits, the bare ones before the prefixed ones."""
     starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)

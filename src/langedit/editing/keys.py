@@ -15,7 +15,7 @@ from torch import Tensor
 from langedit.editing.batching import Result, out_of_memory, ran_out_of_memory, release_memory
 from langedit.editing.finite import not_finite
 from langedit.editing.forwards import on_tokens, replace_forwards
-from langedit.editing.key_weights import bare_first, key_weights, weighted_sums
+from langedit.editing.key_weights import bare_first, key_weights, keys_of_edits, weighted_sums
 from langedit.editing.layout import TokenLayout, lay_out
 from langedit.editing.passes import begin_after
 from langedit.models import EditableModel, EncodedPrompt, Recorder
@@ -42,8 +42,21 @@ def compute_keys(
     Returns:
         layer -> keys (n, d_in) float32.
     """
-    cut = [_cut(prompt) for context in contexts for prompt in context]
-    weights = key_weights([len(context) for context in contexts])
+    prompts = [prompt for context in contexts for prompt in context]
+    sizes = [len(context) for context in contexts]
+    rows = prompt_keys(model, prompts, layers, max_tokens=max_tokens)
+    return {layer: keys_of_edits(sizes, keys) for layer, keys in rows.items()}
+
+
+def prompt_keys(
+    model: EditableModel,
+    prompts: Sequence[EncodedPrompt],
+    layers: Sequence[int],
+    *,
+    max_tokens: int = 8192,
+) -> dict[int, Tensor]:
+    """Layer -> inputs (n, d_in), float32, of its edited projection at the lookup tokens."""
+    cut = [_cut(prompt) for prompt in prompts]
 
     def run(limit: int) -> dict[int, Tensor]:
         parts = [_Stretch(layout) for layout in lay_out(model, cut, limit)]
@@ -51,8 +64,7 @@ def compute_keys(
             part.run(model, keys=layers)
         return {layer: _in_order([(p.layout, p.keys[layer]) for p in parts]) for layer in layers}
 
-    rows = _with_less_memory(run, max_tokens, cut)
-    return {layer: weighted_sums(weights.to(keys.device), keys) for layer, keys in rows.items()}
+    return _with_less_memory(run, max_tokens, cut)
 
 
 def lookup_hidden(
@@ -190,11 +202,14 @@ class _Stretch:
         outputs = [] if hidden is None else [model.layer_name(hidden)]
         given = None if projected is None else model.projection_name(projected)
         kept = model.layer_name(keep - 1) if keep and keep > self._entering else None
+        whole = model.layer_name(top) if hidden == top else None
+        inner = model.projection_name(top)
         recorder = Recorder(
             model.model,
             inputs=inputs.values(),
             outputs=[*outputs, *(name for name in (given, kept) if name)],
-            stop_after=model.layer_name(top) if hidden == top else model.projection_name(top),
+            stop_after=whole or (inner if projected == top else None),
+            stop_before=None if whole or projected == top else inner,
         )
         forwards = []
         if self._states is not None:

@@ -54,6 +54,7 @@ class EditorState:
         languages: Sequence[str],
         prefixes: Mapping[str, tuple[str, ...]],
         weights: Mapping[int, Tensor],
+        digest: str,
     ) -> EditorState:
         """The state after a batch.
 
@@ -62,6 +63,7 @@ class EditorState:
             languages: language of each row that the batch added to the histories.
             prefixes: those of the batch's languages.
             weights: layer -> (d_out, d_in) that the batch left.
+            digest: what `next_digest` gives for the batch.
         """
         known = self.prefixes
         if any(known.get(language) != texts for language, texts in prefixes.items()):
@@ -71,7 +73,7 @@ class EditorState:
             languages=(*self.languages, *languages),
             sizes={layer: self._sizes(layer, own, weights[layer]) for layer, own in layers.items()},
             prefixes=known,
-            digest=self._next_digest(layers, languages, prefixes),
+            digest=digest,
         )
 
     def sharing(self, later: EditorState) -> EditorState:
@@ -83,12 +85,13 @@ class EditorState:
         known = self.sizes[layer]
         return torch.cat([known, output_size(weight, after.history[len(known) :])])
 
-    def _next_digest(
+    def next_digest(
         self,
         layers: Mapping[int, LayerState],
         languages: Sequence[str],
         prefixes: Mapping[str, tuple[str, ...]],
     ) -> str:
+        """The digest after a batch; arguments as for `after`."""
         said = [self.digest, sorted(prefixes.items()), list(languages)]
         digest = hashlib.sha256(repr(said).encode())
         for layer, state in layers.items():

@@ -153,6 +153,15 @@ class EditableModel:
         with torch.no_grad():
             seen.copy_(rounded)
 
+    def stores(self, layer: int, weight: Tensor) -> bool:
+        """Whether a layer's edited weight is what `write_weight` makes of this one (d_out, d_in).
+
+        Raises:
+            ModelError: as for `read_weight`.
+        """
+        seen = self._oriented(layer)
+        return torch.equal(seen, weight.detach().to(device=seen.device, dtype=seen.dtype))
+
     def stored_dtype(self, layer: int) -> torch.dtype:
         """Precision in which a layer's edited weight is stored."""
         return self._oriented(layer).dtype

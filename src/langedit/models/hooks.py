@@ -54,10 +54,11 @@ class Recorder:
             model(input_ids=ids)
         keys = record.inputs["layers.3.mlp.down_proj"]
 
-    With `stop_after` the pass ends when that module has run, which also ends the body of the `with`
-    statement: put one forward pass in it, last. Of several passes the latest is kept. Recorders
-    nest; each stops only at its own signal. Hooks run in the order in which contexts were entered,
-    so a recorder entered before `replace_output` sees the output before the replacement.
+    With `stop_after` the pass ends when that module has run, with `stop_before` when it is called,
+    its input recorded and itself not run. Either also ends the body of the `with` statement: put
+    one forward pass in it, last. Of several passes the latest is kept. Recorders nest; each stops
+    only at its own signal. Hooks run in the order in which contexts were entered, so a recorder
+    entered before `replace_output` sees the output before the replacement.
 
     Attributes:
         inputs: module name -> first tensor argument of the module, positional or by keyword.
@@ -71,6 +72,7 @@ class Recorder:
         outputs: Iterable[str] = (),
         *,
         stop_after: str | None = None,
+        stop_before: str | None = None,
         gradients: bool = False,
     ) -> None:
         """Choose what to record.
@@ -80,6 +82,7 @@ class Recorder:
             inputs: names of the modules whose input is recorded.
             outputs: names of the modules whose output is recorded.
             stop_after: name of the module after which the pass ends; None runs to the end.
+            stop_before: name of the module before which it ends.
             gradients: keep the tensors of the graph themselves. Otherwise detached copies are kept,
                 which later in-place additions in the model (Falcon has some) cannot change.
 
@@ -92,7 +95,10 @@ class Recorder:
         self._input_modules = {name: _submodule(model, name) for name in inputs}
         self._output_modules = {name: _submodule(model, name) for name in outputs}
         self._last = None if stop_after is None else _submodule(model, stop_after)
+        self._next = None if stop_before is None else _submodule(model, stop_before)
         self._around = [] if stop_after is None else modules_around(model, stop_after)
+        if stop_before is not None:  # what does not run loads nothing
+            self._around += modules_around(model, stop_before)[1:]
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
@@ -105,6 +111,8 @@ class Recorder:
             self._handles.append(module.register_forward_hook(self._record_output(name)))
         if self._last is not None:
             self._handles.append(self._last.register_forward_hook(self._stop))
+        if self._next is not None:
+            self._handles.append(self._next.register_forward_pre_hook(self._stop))
         return self
 
     def __exit__(
@@ -137,7 +145,7 @@ class Recorder:
 
         return hook
 
-    def _stop(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+    def _stop(self, _module: nn.Module, *_: Any) -> None:
         raise _Stop(self)
 
     def _keep(self, tensor: Tensor) -> Tensor:

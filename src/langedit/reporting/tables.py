@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from langedit.profiler import Profiler
+    from langedit.profiler import Profile
 
 
 def percent(value: float | None) -> str:
@@ -41,17 +41,17 @@ def score_table(
     return table
 
 
-def profile_table(profiler: Profiler) -> Table:
+def profile_table(profile: Profile) -> Table:
     """Time, operations, rate, share of the peak rate where it is known, and memory by stage."""
     rows = {}
-    for name, cost in profiler.costs.items():
-        share, peak = profiler.share_of_peak(cost), cost.peak_bytes
+    for name, own in profile.items():
+        seconds, flops, peak = own["seconds"], own["flops"], own["peak_bytes"]
         rows[name] = [
-            f"{cost.calls}",
-            f"{cost.seconds:.2f}",
-            f"{cost.flops / 1e9:,.1f}",
-            f"{cost.flops / cost.seconds / 1e9:,.1f}" if cost.seconds else "–",
-            percent(share),
+            f"{own['calls']}",
+            f"{seconds:.2f}",
+            f"{flops / 1e9:,.1f}",
+            f"{flops / seconds / 1e9:,.1f}" if seconds else "–",
+            percent(own["share_of_peak"]),
             "–" if peak is None else f"{peak / 2**20:,.0f}",
         ]
     columns = ("times", "seconds", "GFLOP", "GFLOP/s", "% of bf16 peak", "peak MiB")

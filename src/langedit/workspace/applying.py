@@ -15,7 +15,7 @@ from langedit.facts.listing import listed
 from langedit.workspace.clashes import clashing, contradiction
 from langedit.workspace.history import Standing
 from langedit.workspace.recorder import LedgerRecorder, OnBreach, halves
-from langedit.workspace.rows import Event, Job, text_hash
+from langedit.workspace.rows import Event, Job, Run, text_hash
 from langedit.workspace.stream import Batch, StreamStep, run_stream
 from langedit.workspace.workspace import Workspace
 
@@ -28,13 +28,13 @@ class Work:
     """What is left to do for a file of facts.
 
     Attributes:
-        job: the run; `None` if nothing is left.
+        run: the run, a `Job` where it was begun before; `None` if nothing is left.
         batches: place in the run and facts of each batch, in order.
         earlier: batches of this run that are in the ledger already.
         known: facts that are in the model already and are not edited again.
     """
 
-    job: Job | None
+    run: Run | None
     batches: tuple[tuple[str, Batch], ...]
     earlier: int
     known: int
@@ -43,7 +43,7 @@ class Work:
 def plan_work(
     workspace: Workspace, facts: Sequence[Fact], *, batch_size: int, supersede: bool = False
 ) -> Work:
-    """See what of a file is left, and note a new run in the ledger.
+    """See what of a file is left; nothing is written.
 
     A run is known by its facts and its batch size: given again, it goes on with the first batch
     that is not in the ledger. Facts that are in the model already are left out of a new run. Of
@@ -57,7 +57,6 @@ def plan_work(
 
     Raises:
         FactError: facts contradict each other, or others in the model, or are too long.
-        WorkspaceError: the run cannot be noted.
     """
     return workspace.processes.first(lambda: _plan(workspace, facts, batch_size, supersede))
 
@@ -71,17 +70,17 @@ def _plan(workspace: Workspace, facts: Sequence[Fact], batch_size: int, supersed
         left = _still_new(workspace, _left(facts, job, events))
         if left:
             known = len(facts) - len(job.taken)
-            return Work(job=job, batches=left, earlier=_recorded(events), known=known)
+            return Work(run=job, batches=left, earlier=_recorded(events), known=known)
     standing = workspace.ledger.history().standing()
     taken = [i for i, fact in enumerate(facts) if not _is_known(workspace, standing, fact)]
     clashes = clashing(workspace, standing, [facts[i] for i in taken])
     if clashes and not supersede:
         raise contradiction(clashes)
     if not taken:
-        return Work(job=None, batches=(), earlier=0, known=len(facts))
-    job = workspace.ledger.append_job(sha256, batch_size, taken)
-    left = _left(facts, job, ())
-    return Work(job=job, batches=left, earlier=0, known=len(facts) - len(taken))
+        return Work(run=None, batches=(), earlier=0, known=len(facts))
+    run = Run(facts_sha256=sha256, batch_size=batch_size, taken=tuple(taken))
+    left = _left(facts, run, ())
+    return Work(run=run, batches=left, earlier=0, known=len(facts) - len(taken))
 
 
 def apply_work(
@@ -95,6 +94,8 @@ def apply_work(
 ) -> tuple[StreamStep, ...]:
     """Edit what is left of a file; each batch is in the ledger before the next begins.
 
+    A new run is noted in the ledger first.
+
     Args:
         workspace: open for writing.
         editor: what `load_editor` gave.
@@ -107,13 +108,15 @@ def apply_work(
         LangEditError: as `Editor.apply`, or the ledger cannot be written. What is recorded stays,
             and the editor holds just that; of several processes only if all raise the error.
     """
-    if work.job is None:
+    run = work.run
+    if run is None:
         return ()
+    job = run if isinstance(run, Job) else workspace.ask(lambda ledger: ledger.append_job(run))
     recorder = LedgerRecorder(
         workspace,
         editor,
         places=[place for place, _ in work.batches],
-        job=work.job.number,
+        job=job.number,
         on_breach=on_breach,
         supersede=supersede,
     )
@@ -130,10 +133,10 @@ def apply_work(
 
 
 def _left(
-    facts: Sequence[Fact], job: Job, events: Sequence[Event]
+    facts: Sequence[Fact], run: Run, events: Sequence[Event]
 ) -> tuple[tuple[str, Batch], ...]:
     """The batches of a run that its events leave undone."""
-    batches = make_batches([facts[i] for i in job.taken if 0 <= i < len(facts)], job.batch_size)
+    batches = make_batches([facts[i] for i in run.taken if 0 <= i < len(facts)], run.batch_size)
     queue = [(str(number), batch) for number, batch in enumerate(batches)]
     for event in events:
         if event.kind == "undo" or not queue or queue[0][0] != event.place:

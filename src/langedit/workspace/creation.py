@@ -14,6 +14,7 @@ import torch
 from langedit.editing import Editor, Prefixes
 from langedit.editing.moment_files import layer_path
 from langedit.errors import WorkspaceError
+from langedit.profiler import timed
 from langedit.workspace.artefacts import ArtefactStore, file_hash
 from langedit.workspace.guards import GuardSettings
 from langedit.workspace.ledger import LEDGER, Ledger
@@ -67,7 +68,8 @@ def create_workspace(
     """
     _require_room(folder)
     limits = guards or GuardSettings()
-    baseline = Baseline.of(editor.model, limits, texts)
+    with timed({}, "guards", editor.profiler):
+        baseline = Baseline.of(editor.model, limits, texts)
     steps = operations or FileOperations()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,22 +78,15 @@ def create_workspace(
     with writer_lock(folder):
         store = ArtefactStore(folder / ARTEFACTS, steps)
         store.remove_temporary()
-        files: dict[str, dict[str, Any]] = {}
-        kept = []
-        for layer in editor.config.edited_layers:
-            path = layer_path(moments, layer)
-            if keep_moments:
-                sha256, size = store.put(path)
-                kept.append((sha256, size))
-            else:
-                sha256, size = file_hash(path), path.stat().st_size
-            file = None if keep_moments else str(path.absolute())
-            files[str(layer)] = {"sha256": sha256, "bytes": size, "file": file}
+        with timed({}, "files", editor.profiler):
+            files, kept = _moment_files(editor, moments, store if keep_moments else None)
+        with timed({}, "hash", editor.profiler):
+            base = editor.model.identity().weights_hash
         meta = {
             "model": asdict(
                 Origin(
                     **asdict(source),
-                    base=editor.model.identity().weights_hash,
+                    base=base,
                     weights=editor.weights_hash,
                     state=editor.state_hash,
                 )
@@ -102,7 +97,27 @@ def create_workspace(
             "guards": {"settings": limits.model_dump(mode="json"), **asdict(baseline)},
             "software": software(editor),
         }
+        if editor.profiler is not None:
+            meta["profile"] = editor.profiler.to_dict()
         Ledger.create(folder, meta, kept, steps).close()
+
+
+def _moment_files(
+    editor: Editor, moments: Path, store: ArtefactStore | None
+) -> tuple[dict[str, dict[str, Any]], list[tuple[str, int]]]:
+    """Layer -> what the ledger says of its moments' file; and the files copied into a store."""
+    files: dict[str, dict[str, Any]] = {}
+    kept = []
+    for layer in editor.config.edited_layers:
+        path = layer_path(moments, layer)
+        if store is not None:
+            sha256, size = store.put(path)
+            kept.append((sha256, size))
+        else:
+            sha256, size = file_hash(path), path.stat().st_size
+        file = None if store is not None else str(path.absolute())
+        files[str(layer)] = {"sha256": sha256, "bytes": size, "file": file}
+    return files, kept
 
 
 def software(editor: Editor) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from langedit.workspace.database import reading
 from langedit.workspace.history import Kind
 from langedit.workspace.ledger_reader import LedgerReader
 from langedit.workspace.operations import FileOperations, refuse_writing
-from langedit.workspace.rows import EVENT_COLUMNS, FactRow, Job, Summary, text_hash
+from langedit.workspace.rows import EVENT_COLUMNS, FactRow, Job, Run, Summary, text_hash
 from langedit.workspace.schema import migrate, user_version
 
 LEDGER = "ledger.sqlite"
@@ -111,19 +111,17 @@ class Ledger(LedgerReader):
         """
         return self._write(lambda: [self._insert(draft) for draft in drafts])
 
-    def append_job(self, facts_sha256: str, batch_size: int, taken: Sequence[int]) -> Job:
+    def append_job(self, run: Run) -> Job:
         """Add a run over a file of facts.
 
         Raises:
             WorkspaceError: it cannot be written.
         """
-        values = (_now(), facts_sha256, batch_size, json.dumps(list(taken)))
+        values = (_now(), run.facts_sha256, run.batch_size, json.dumps(run.taken))
         sql = "INSERT INTO job (created, facts_sha256, batch_size, taken) VALUES (?, ?, ?, ?)"
         number = self._write(lambda: self._connection.execute(sql, values).lastrowid)
         assert number is not None
-        return Job(
-            number=number, facts_sha256=facts_sha256, batch_size=batch_size, taken=tuple(taken)
-        )
+        return Job(number=number, **vars(run))
 
     def _begin(self, meta: Mapping[str, Any], artefacts: Iterable[tuple[str, int]]) -> None:
         migrate(self._connection)

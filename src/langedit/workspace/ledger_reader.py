@@ -52,6 +52,12 @@ class LedgerReader:
             lambda: json.loads(self._one("SELECT value FROM meta WHERE name = ?", (name,))[0])
         )
 
+    def creation_profile(self) -> dict[str, Any] | None:
+        """What the stages of making the workspace cost, where that was asked for."""
+        sql = "SELECT value FROM meta WHERE name = 'profile'"
+        rows = self._rows(sql, (), lambda row: dict(json.loads(row[0])))
+        return rows[0] if rows else None
+
     def table(self, name: str) -> dict[str, Any]:
         """A value given at the beginning that is a table."""
         said = self.meta(name)
@@ -90,6 +96,11 @@ class LedgerReader:
         """Everything recorded about an event that its row does not say."""
         sql = "SELECT figures FROM detail WHERE event = ?"
         return self._read(lambda: dict(json.loads(self._one(sql, (number,))[0])))
+
+    def profile(self, number: int) -> dict[str, Any] | None:
+        """What the stages of an event cost, where that was asked for."""
+        said = self.figures(number).get("profile")
+        return self._read(lambda: None if said is None else dict(said))
 
     def software(self, number: int) -> dict[str, Any]:
         """What an event was made with."""

@@ -13,6 +13,7 @@ from langedit.editing import BatchReport, Editor
 from langedit.errors import NumericalError
 from langedit.evaluation import mean_or_none, mean_scores
 from langedit.facts import Fact
+from langedit.profiler import timed
 from langedit.workspace.clashes import clashing, contradiction
 from langedit.workspace.creation import software
 from langedit.workspace.history import Change, Standing
@@ -97,13 +98,16 @@ class LedgerRecorder:
             FactError: it contradicts facts in the model, and may not replace them.
             NumericalError: these cannot be taken out by themselves.
         """
+        if self._editor.profiler is not None:
+            self._editor.profiler.lap()  # what came before is no part of the batch
         self._place, self._replays = self._queue.popleft()
         self._saved = self._editor.reports
         self._superseded = self._processes.first(lambda: self._replaced_by(batch))
         if self._superseded:
             self._drop(self._superseded)
         if self._guarded and self._workspace.guards.max_specificity_loss is not None:
-            self._specificity = specificity(self._editor, batch)
+            with timed({}, "guards", self._editor.profiler):
+                self._specificity = specificity(self._editor, batch)
 
     def record(self, step: StreamStep) -> Verdict:
         """Score the batch, look at the guard rails, and add a row whatever they say.
@@ -148,9 +152,10 @@ class LedgerRecorder:
         if not self._guarded:
             return ()
         own = self._workspace
-        return read_guards(
-            self._editor, own.guards, own.baseline, step.report, probed, self._specificity
-        )
+        with timed({}, "guards", self._editor.profiler):
+            return read_guards(
+                self._editor, own.guards, own.baseline, step.report, probed, self._specificity
+            )
 
     def _draft(
         self,
@@ -163,8 +168,10 @@ class LedgerRecorder:
         artefact = None
         if not broken:
             before = editor.earlier_layer_states
-            content = batch_bytes(report, before, editor.layer_states, self._workspace.base)
-            artefact = self._workspace.store.put(content)
+            with timed({}, "record", editor.profiler):
+                content = batch_bytes(report, before, editor.layer_states, self._workspace.base)
+                artefact = self._workspace.store.put(content)
+        after = self._weights if broken else editor.weights_hash
         figures: dict[str, Any] = {
             **report_figures(report),
             "report": report.to_dict(),
@@ -172,7 +179,8 @@ class LedgerRecorder:
             "plain_scores": _plain_scores(probed),
             "software": software(editor),
         }
-        after = self._weights if broken else editor.weights_hash
+        if editor.profiler is not None:
+            figures["profile"] = editor.profiler.to_dict(editor.profiler.lap())
         return Draft(
             kind="refused" if broken else "batch",
             weights_before=self._weights,

@@ -229,20 +229,25 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Run:
     """One file of facts given to `langedit apply`.
 
     Attributes:
-        number: counted from 1.
         facts_sha256: of the facts as they were read, and of the batch size.
         batch_size: facts in a batch.
         taken: positions of the facts that are edited; the others were in the model already.
     """
 
-    number: int
     facts_sha256: str
     batch_size: int
     taken: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Run):
+    """A run that is noted in the ledger; its number is counted from 1."""
+
+    number: int
 
 
 def fact_from_json(text: str) -> Fact:

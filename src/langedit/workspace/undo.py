@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from langedit.editing import BatchReport, Editor
 from langedit.errors import NumericalError, WorkspaceError
 from langedit.evaluation import mean_or_none
 from langedit.facts import Fact
+from langedit.profiler import Profile, join_costs, timed
 from langedit.workspace.creation import software
 from langedit.workspace.history import History, Standing
 from langedit.workspace.ledger import Draft, Ledger
@@ -86,6 +87,9 @@ def undo(
         return history, _wanted(history, batch, how)
 
     history, gone = workspace.ask(look_up)
+    profiler = editor.profiler
+    if profiler is not None:
+        profiler.lap()  # what came before is no part of the undo
     at = history.batches.index(gone[0])
     later = [number for number in history.batches[at:] if number not in gone]
     replayed = later if how == "replay" else []
@@ -94,7 +98,7 @@ def undo(
     reports = dict(zip(present, editor.reports, strict=True))
     facts = _facts(present, reports, gone)
     staying = _facts(present, reports, later)
-    before = efficacies(editor, facts), efficacies(editor, staying)
+    before = _asked(editor, facts, staying)
     weights = editor.weights_hash
     removed = (*gone, *replayed)
     drafts: list[Draft] = []
@@ -107,10 +111,14 @@ def undo(
             how=how,
         )
         processes.only_first(lambda: drafts.append(_draft(editor, weights, removed, summary)))
+        own = {} if profiler is None else profiler.lap()
         if replayed:
             _replay(workspace, editor, removed, [_own(present, reports, n) for n in replayed],
                     replayed, drafts, on_step)  # fmt: skip
-        after = efficacies(editor, facts), efficacies(editor, staying)
+        after = _asked(editor, facts, staying)
+        if profiler is not None:
+            own = join_costs(own, profiler.lap())
+            drafts[:1] = [_with_profile(draft, profiler.to_dict(own)) for draft in drafts[:1]]
         numbers = workspace.ask(lambda ledger: ledger.append(drafts))
     except BaseException as error:
         if processes.all_raise(error):
@@ -159,7 +167,9 @@ def _take_back(
     reports: dict[Standing, BatchReport],
 ) -> None:
     left = history.without(removed)
-    editor.restore(workspace.reports(left, reports))
+    with timed({}, "read", editor.profiler):
+        found = workspace.reports(left, reports)
+    editor.restore(found)
     recorded = history.weights_of(left)
 
     def check() -> None:
@@ -217,6 +227,18 @@ def _draft(editor: Editor, weights: str, removed: Sequence[int], summary: Summar
         removed=tuple(removed),
         figures={"software": software(editor)},
     )
+
+
+def _asked(
+    editor: Editor, facts: Sequence[Fact], staying: Sequence[Fact]
+) -> tuple[list[float | None], list[float | None]]:
+    """Efficacies of the facts that go, or are gone, and of those that stay."""
+    with timed({}, "scores", editor.profiler):
+        return efficacies(editor, facts), efficacies(editor, staying)
+
+
+def _with_profile(draft: Draft, profile: Profile) -> Draft:
+    return replace(draft, figures={**draft.figures, "profile": profile})
 
 
 def _rank_left(editor: Editor) -> dict[str, int]:

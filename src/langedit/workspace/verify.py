@@ -12,6 +12,7 @@ from langedit.editing import Editor, LayerState
 from langedit.editing.state import basis_growth
 from langedit.errors import LangEditError, WorkspaceError
 from langedit.models import EditableModel
+from langedit.profiler import Profiler, timed
 from langedit.workspace.artefacts import file_hash
 from langedit.workspace.database import reading
 from langedit.workspace.history import History
@@ -45,6 +46,7 @@ def verify(
     model: EditableModel | None = None,
     *,
     on_event: Callable[[int], None] = lambda _done: None,
+    profiler: Profiler | None = None,
 ) -> Verified:
     """Check a workspace.
 
@@ -53,21 +55,23 @@ def verify(
         model: the unedited model, freshly loaded, to sum all updates again, event by event;
             `None` compares files and rows only. It is changed in place.
         on_event: called with the number of events replayed so far.
+        profiler: is told of the stages.
 
     Raises:
         WorkspaceError: there is no workspace that could be looked at.
     """
     with Workspace.open(folder) as workspace:
         ledger = workspace.ledger
-        problems = ledger.problems()
-        known = ledger.artefacts()
-        problems += _file_problems(workspace)
+        with timed({}, "files", profiler):
+            problems = ledger.problems()
+            known = ledger.artefacts()
+            problems += _file_problems(workspace)
         unused = set(workspace.store.names()) - {sha256 for sha256, _ in known}
         problems += _chain_problems(ledger)
         replayed = None
         if model is not None and not problems:
             try:
-                replayed = _replay(workspace, model, on_event)
+                replayed = _replay(workspace, model, on_event, profiler)
             except LangEditError as error:
                 problems.append(str(error))
         return Verified(
@@ -123,13 +127,18 @@ def _chain_problems(ledger: Ledger) -> list[str]:
     return problems
 
 
-def _replay(workspace: Workspace, model: EditableModel, on_event: Callable[[int], None]) -> int:
+def _replay(
+    workspace: Workspace,
+    model: EditableModel,
+    on_event: Callable[[int], None],
+    profiler: Profiler | None,
+) -> int:
     """Sum the updates again, event by event; gives the number of events.
 
     Raises:
         WorkspaceError: weights, state or a basis differ from what was recorded.
     """
-    editor = workspace.fresh_editor(model)
+    editor = workspace.fresh_editor(model, profiler)
     history = History(base=editor.weights_hash)
     events = workspace.ledger.events()
     for done, event in enumerate(events, start=1):
@@ -138,7 +147,9 @@ def _replay(workspace: Workspace, model: EditableModel, on_event: Callable[[int]
         history.add(event.change)
         layers = editor.layer_states
         grows = event.kind == "batch" and not event.superseded
-        editor.restore(workspace.reports(history.standing(), known))
+        with timed({}, "read", profiler):
+            reports = workspace.reports(history.standing(), known)
+        editor.restore(reports)
         _require_same(event, editor)
         if grows:
             _require_growth(workspace, event, editor, layers)

@@ -11,7 +11,7 @@ from langedit.editing import BatchReport, EditConfig, Editor, Moments, Prefixes
 from langedit.errors import LangEditError, ProcessError, WorkspaceError
 from langedit.models import EditableModel
 from langedit.parallel import ALONE, Processes
-from langedit.profiler import Profiler
+from langedit.profiler import Profiler, timed
 from langedit.workspace.artefacts import ArtefactStore
 from langedit.workspace.creation import ARTEFACTS, ModelSource, create_workspace, software
 from langedit.workspace.database import reading
@@ -156,12 +156,14 @@ class Workspace:
     def fresh_editor(self, model: EditableModel, profiler: Profiler | None = None) -> Editor:
         """An editor of the unedited model; raises as `load_editor`."""
         processes = self.processes
-        processes.together(lambda: self._require_base(model))
+        with timed({}, "open", profiler):
+            processes.together(lambda: self._require_base(model))
+            moments = processes.only_first(self._moments)
         editor = Editor(
             model,
             None,
             self.config,
-            processes.only_first(self._moments),
+            moments,
             self.prefixes(),
             profiler=profiler,
             processes=processes,
@@ -176,7 +178,9 @@ class Workspace:
 
     def restore(self, editor: Editor) -> None:
         """Bring an editor of this workspace to what the ledger says; raises as `load_editor`."""
-        editor.restore(self.reports(self.ask(Ledger.history).standing()))
+        with timed({}, "read", editor.profiler):
+            reports = self.reports(self.ask(Ledger.history).standing())
+        editor.restore(reports)
 
         def check() -> None:
             count = self.ledger.count()

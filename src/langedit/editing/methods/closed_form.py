@@ -81,7 +81,8 @@ class ClosedForm(ABC):
         """
         contexts = [request.prompts for request in job.requests]
         layers, limit = job.config.edited_layers, job.config.micro_batch_tokens
-        walk = LayerWalk(job.model, contexts, layers[-1], max_tokens=limit)
+        with job.timed("keys"):
+            walk = LayerWalk(job.model, contexts, layers[-1], max_tokens=limit)
         edits = {}
 
         def solve(done: int, layer: int) -> tuple[Tensor, LowRankUpdate]:

@@ -75,9 +75,10 @@ class FineTuning:
         with job.timed("solve"):
             updates, losses = job.first(lambda: self._train(job))
             edits = job.add_all(updates)
-        states = job.remember(
-            lambda: {layer: job.states[layer].after(edit.keys) for layer, edit in edits.items()}
-        )
+        with job.timed("advance"):
+            states = job.remember(
+                lambda: {layer: job.states[layer].after(edit.keys) for layer, edit in edits.items()}
+            )
         return BatchEdit(layers=edits, states=states, losses=losses)
 
     def _train(self, job: BatchJob) -> tuple[dict[int, DenseUpdate], tuple[float, ...]]:

@@ -94,14 +94,15 @@ class Prune(Memit):
         """Edit the model without restraint, then restrain its total change."""
         states = {layer: _own(state) for layer, state in job.states.items()}
         free = {layer: state.free for layer, state in states.items()}
-        unrestrained = job.first(
-            lambda: {layer: own.weight for layer, own in free.items() if own is not None}
-        )
-        weights = {
-            layer: unrestrained.get(layer, weight).to(weight.device)
-            for layer, weight in job.weights.items()
-        }
-        job.processes.together(lambda: _write(job, weights))
+        with job.timed("solve"):
+            unrestrained = job.first(
+                lambda: {layer: own.weight for layer, own in free.items() if own is not None}
+            )
+            weights = {
+                layer: unrestrained.get(layer, weight).to(weight.device)
+                for layer, weight in job.weights.items()
+            }
+            job.processes.together(lambda: _write(job, weights))
         plain = super().edit(replace(job, weights=weights))
         after: dict[int, FreeEdits] = {}
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from torch import Tensor
 
 from langedit.editing.batch import BatchEdit, BatchJob
-from langedit.editing.finite import naming_facts, require_finite_facts
-from langedit.editing.keys import compute_keys, lookup_projected
+from langedit.editing.finite import fact_names, naming_facts, require_finite_facts
+from langedit.editing.key_weights import keys_of_edits
+from langedit.editing.keys import compute_keys, lookup_projected, prompt_keys
 from langedit.editing.methods.base import GENERAL, TARGETS, LayerState
 from langedit.editing.methods.memit import solver_of
 from langedit.editing.targets import Targets, join_targets
-from langedit.errors import ConfigError
+from langedit.errors import ConfigError, NumericalError
 from langedit.linalg import LowRankUpdate, MomentSolver, SecondMoment, Update, rome_update
 
 if TYPE_CHECKING:
@@ -61,9 +63,10 @@ class Rome:
         updates: list[LowRankUpdate] = []
         found: list[Targets] = []
         edit = None
-        near = job.remember(lambda: {layer: job.state(layer)})
+        with job.timed("solve"):
+            near = job.remember(lambda: {layer: job.state(layer)})
         with job.timed("keys"):  # only layers below could change them
-            keys = job.first(lambda: job.keys((layer,))[layer])
+            keys = job.first(partial(_keys, job, layer))
         for i in range(len(job.requests)):
             given = None if job.given is None else job.given[i : i + 1]
             single = replace(job, requests=job.requests[i : i + 1], given=given, states=near)
@@ -76,11 +79,35 @@ class Rome:
                 edit = so_far.add(layer, keys, LowRankUpdate.join(updates))
         assert edit is not None  # a batch has at least one fact
         edited = edit.keys
-        return BatchEdit(
-            layers={layer: edit},
-            states=job.remember(lambda: {layer: job.states[layer].after(edited)}),
-            targets=join_targets(found) if found else None,
+        with job.timed("targets"):
+            targets = join_targets(found) if found else None
+        with job.timed("advance"):
+            states = job.remember(lambda: {layer: job.states[layer].after(edited)})
+        return BatchEdit(layers={layer: edit}, states=states, targets=targets)
+
+
+def _keys(job: BatchJob, layer: int) -> Tensor:
+    """The facts' keys (n, d_in).
+
+    Raises:
+        NumericalError: a key is not finite, or one of a bare prompt is zero; the message names the
+            fact.
+    """
+    sizes = [len(request.prompts) for request in job.requests]
+    prompts = [prompt for request in job.requests for prompt in request.prompts]
+    limit = job.config.micro_batch_tokens
+    rows = prompt_keys(job.model, prompts, [layer], max_tokens=limit)[layer]
+    keys = keys_of_edits(sizes, rows)
+    require_finite_facts("key", keys, job.requests, layer)
+    bare = rows[[0, *accumulate(sizes[:-1])]].any(dim=1).tolist()
+    zero = [own for own, there in zip(job.requests, bare, strict=True) if not there]
+    if zero:
+        raise NumericalError(
+            f"layer {layer}: expected keys that are not zero, got one of zeros alone in the bare "
+            f"prompt of {fact_names(zero)}: whatever is added to this weight, it gives the same "
+            f"there; edit another layer (layers), or leave the fact out"
         )
+    return keys
 
 
 def _solve(job: BatchJob, layer: int, wanted: Tensor) -> LowRankUpdate:

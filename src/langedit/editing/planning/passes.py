@@ -186,7 +186,7 @@ def _corpus_batch(model: EditableModel, config: EditConfig, tokens: int) -> obje
     length = max(1, min(tokens // 8, model.context or tokens))
     texts = [[0] * length] * max(1, tokens // length)
     layout = max(lay_out(model, texts, tokens, share=False), key=lambda one: one.ids.numel())
-    with torch.no_grad(), Recorder(model.model, inputs=names, stop_after=names[-1]) as record:
+    with torch.no_grad(), Recorder(model.model, inputs=names, stop_before=names[-1]) as record:
         model.model(**layout.inputs(model))
     keys = [value.flatten(0, -2).clone() for value in record.inputs.values()]  # without padding
     del record
