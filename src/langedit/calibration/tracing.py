@@ -124,7 +124,8 @@ def trace(
         else:
             with_less_memory(
                 lambda limit: run(group, min(count, max(1, limit // one))),
-                min(tokens(group), max(one, max_tokens)),
+                max(one, max_tokens),
+                most=tokens(group),
                 least=2 * one - 1,
                 limits=model.limits,
                 kind="traces",

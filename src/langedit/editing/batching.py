@@ -99,6 +99,7 @@ def with_less_memory(
     run: Callable[[int], Result],
     tokens: int,
     *,
+    most: int,
     least: int,
     limits: MemoryLimits,
     kind: PassKind,
@@ -109,6 +110,7 @@ def with_less_memory(
     Args:
         run: runs everything, in passes of so many tokens.
         tokens: the limit to begin with, unless less is known to fit.
+        most: tokens of a pass over everything; more are never run, whatever the limit.
         least: a limit up to which passes are the smallest that there are.
         limits: of the model; lowered where memory ran out and less fitted.
         kind: of the passes.
@@ -128,7 +130,7 @@ def with_less_memory(
             if limit <= least:
                 raise out_of_memory(what) from error
         release_memory()
-        limit, halved = max(1, limit // 2), True
+        limit, halved = max(1, min(limit, most) // 2), True
     if halved:
         limits.lower(kind, limit)
     return found

@@ -274,10 +274,12 @@ def _within_memory(
     Raises:
         LangEditError: not even the longest sequence fits.
     """
+    longest = max(map(len, sequences))
     return with_less_memory(
         run,
         limit,
-        least=max(map(len, sequences)),
+        most=len(sequences) * longest,
+        least=longest,
         limits=model.limits,
         kind="keys",
         what="the longest prompt",

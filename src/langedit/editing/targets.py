@@ -103,7 +103,8 @@ def optimise_targets(
         rows = loss_rows(own[0], divergence=bool(config.kl_weight))
         return with_less_memory(
             run,
-            min(tokens(group), config.micro_batch_tokens),
+            config.micro_batch_tokens,
+            most=tokens(group),
             least=Division.least([one.row for one in rows]),
             limits=limits,
             kind="targets",

@@ -95,6 +95,7 @@ def train_weights(
                 with_less_memory(
                     loss_of_all,
                     max_tokens,
+                    most=len(rows) * max(lengths),
                     least=max(lengths),
                     limits=model.limits,
                     kind="training",

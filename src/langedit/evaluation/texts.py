@@ -184,7 +184,13 @@ def text_log_likelihoods(
             return torch.cat([_chosen(model, batch, own) for own in columns], dim=1)[:, :-1]
 
         return with_less_memory(
-            parts_of, width, least=1, limits=model.limits, kind="logits", what="one text"
+            parts_of,
+            width,
+            most=width,
+            least=1,
+            limits=model.limits,
+            kind="logits",
+            what="one text",
         )
 
     def run(group: list[int]) -> list[tuple[float, int]]:
