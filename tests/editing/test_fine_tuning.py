@@ -172,6 +172,24 @@ def test_where_memory_runs_out_a_step_is_made_again_in_smaller_groups(error) -> 
         assert change.norm() <= 0.01 * update.dense().norm()
 
 
+def test_what_an_attempt_that_failed_had_added_is_forgotten() -> None:
+    found = []
+    for failing in (None, 3, 8):  # calls of the third and the second group of a step
+        edited = editor("ft", ft_stop_loss=0.0, ft_lr=0.001, micro_batch_tokens=20)
+        calls: list[int] = []
+
+        def fail(*_: object, calls: list[int] = calls, failing: int | None = failing) -> None:
+            calls.append(1)
+            if len(calls) == failing:
+                raise torch.OutOfMemoryError("out of memory")
+
+        edited.model.model.lm_head.register_forward_pre_hook(fail)
+        found.append(edited.apply(FACTS).losses)
+        assert len(calls) >= 3 * len(found[0])  # several groups in each step
+    for losses in found[1:]:
+        assert losses == pytest.approx(found[0], rel=1e-4)
+
+
 def test_memory_that_does_not_hold_one_row_is_an_error() -> None:
     edited = editor("ft")
     weights = edited.weights_hash

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import FAMILIES, tiny_editable
 
@@ -165,11 +165,13 @@ LENGTHS = st.one_of(st.integers(1, 40), st.integers(1, 600), st.integers(400, 30
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(LENGTHS, min_size=1, max_size=40),
-    limit=st.integers(1, 4096),
+    limit=st.integers(1, 20_000),
     family=st.sampled_from(sorted(MODELS)),
     share=st.booleans(),
     alike=st.booleans(),
 )
+@example(lengths=[1000, 1, 1, 1], limit=4096, family="bloom", share=False, alike=False)
+@example(lengths=[4000, *[513] * 4], limit=20_000, family="llama", share=False, alike=False)
 def test_padding_is_a_bounded_share_of_any_mix_of_lengths(
     lengths: list[int], limit: int, family: str, share: bool, alike: bool
 ) -> None:
