@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
+from scarce import failures, scarce
 from tiny import tiny_editable
 from torch import Tensor
 
 from langedit.calibration.effects import ROLES, average_effects, known_facts, role_places
 from langedit.calibration.tracing import SITES, Traces, embedding_deviation, trace
-from langedit.errors import NumericalError
+from langedit.errors import LangEditError, NumericalError
 from langedit.facts import Fact
 from langedit.models import encode_prompt
 from langedit.models.hooks import hidden_of
@@ -285,3 +286,40 @@ def test_a_weight_that_is_not_finite_is_not_a_model_that_knows_nothing(layer, va
     facts = [Fact("en", template, subject, "x") for template, subject in TEXTS[:2]]
     with pytest.raises(NumericalError, match="next token after 'Die Hauptstadt"):
         known_facts(model, facts)
+
+
+def test_where_memory_runs_out_prompts_and_sets_are_divided():
+    model = tiny_editable("llama")
+    prompts = prompts_of(model)
+    places = [list(role_places(prompt)) for prompt in prompts]
+    expected = traced(model, prompts, places)
+    room = DRAWS * max(len(prompt.ids) for prompt in prompts)
+    head = model.model.lm_head
+    with scarce(head, room) as seen:
+        for _ in range(2):
+            found = traced(model, prompts, places)
+            failed = failures(seen, room)
+            assert torch.allclose(found.clean, expected.clean, rtol=1e-4)
+            assert torch.allclose(found.corrupted, expected.corrupted, rtol=1e-4)
+            for site in SITES:
+                torch.testing.assert_close(
+                    found.restored[site],
+                    expected.restored[site],
+                    rtol=1e-3,
+                    atol=1e-6,
+                    equal_nan=True,
+                )
+        assert failures(seen, room) == failed > 2  # none in the second round
+    with scarce(head, 1), pytest.raises(LangEditError, match="one prompt with 2 draws"):
+        traced(model, prompts, places)
+
+
+def test_known_facts_are_asked_for_in_halves():
+    model = tiny_editable("llama")
+    facts = [Fact("en", template, subject, "x") for template, subject in TEXTS]
+    room = max(len(prompt.ids) for prompt in prompts_of(model))
+    with scarce(model.model.lm_head, room) as seen:
+        known_facts(model, facts)
+        failed = failures(seen, room)
+        known_facts(model, facts)
+    assert failures(seen, room) == failed > 0

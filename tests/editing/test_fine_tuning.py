@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 from edits import FACTS, LATER, PREFIXES, random_moments, settings
+from scarce import ERRORS, failures, scarce
 from tiny import tiny_editable
 
 from langedit.editing import Editor, prepare_request
 from langedit.editing.methods.fine_tuning import FineTuning
 from langedit.editing.training import TrainingRow, train_weights
-from langedit.errors import ConfigError, NumericalError
+from langedit.errors import ConfigError, LangEditError, NumericalError
 from langedit.linalg import DenseUpdate
 from langedit.models import EditableModel
 
@@ -153,3 +154,48 @@ def test_merged_facts_are_all_trained_on() -> None:
     requests = [prepare_request(edited.model, fact, (), edited.config) for fact in FACTS]
     chosen = FineTuning.from_config(edited.config)
     assert len(chosen.rows(requests)) == 4
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_where_memory_runs_out_a_step_is_made_again_in_smaller_groups(error) -> None:
+    found = {}
+    for room in (10**6, 40):
+        edited = editor("ft", ft_stop_loss=0.0, ft_lr=0.001)
+        with scarce(edited.model.model.model.layers[2].mlp, room, error) as seen:
+            report = edited.apply(FACTS)
+        assert failures(seen, room) in ((0,) if room > 40 else (1, 2))  # at the first step only
+        found[room] = report
+    wide, narrow = found.values()
+    assert narrow.losses == pytest.approx(wide.losses, rel=1e-4)
+    for layer, update in wide.updates.items():
+        change = update.dense() - narrow.updates[layer].dense()
+        assert change.norm() <= 0.01 * update.dense().norm()
+
+
+def test_what_an_attempt_that_failed_had_added_is_forgotten() -> None:
+    found = []
+    for failing in (None, 3, 8):  # calls of the third and the second group of a step
+        edited = editor("ft", ft_stop_loss=0.0, ft_lr=0.001, micro_batch_tokens=20)
+        calls: list[int] = []
+
+        def fail(*_: object, calls: list[int] = calls, failing: int | None = failing) -> None:
+            calls.append(1)
+            if len(calls) == failing:
+                raise torch.OutOfMemoryError("out of memory")
+
+        edited.model.model.lm_head.register_forward_pre_hook(fail)
+        found.append(edited.apply(FACTS).losses)
+        assert len(calls) >= 3 * len(found[0])  # several groups in each step
+    for losses in found[1:]:
+        assert losses == pytest.approx(found[0], rel=1e-4)
+
+
+def test_memory_that_does_not_hold_one_row_is_an_error() -> None:
+    edited = editor("ft")
+    weights = edited.weights_hash
+    with (
+        scarce(edited.model.model.model.layers[2].mlp, 3),
+        pytest.raises(LangEditError, match="the longest prompt with its target"),
+    ):
+        edited.apply(FACTS)
+    assert edited.weights_hash == weights

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from edits import FACTS, PREFIXES, settings
+from scarce import failures, scarce
 from tiny import FAMILIES, count_calls, tiny_editable
 
 from langedit.editing import EditRequest, compute_keys, lookup_hidden, prepare_request
@@ -172,9 +173,32 @@ def test_out_of_memory_halves_the_tokens(monkeypatch: pytest.MonkeyPatch) -> Non
     found = compute_keys(model, contexts, [0, 1])
     assert max(seen) > 40 >= seen[-1]
     assert all(torch.allclose(found[layer], expected[layer], atol=1e-5) for layer in (0, 1))
+    seen.clear()
+    compute_keys(model, contexts, [0, 1])
+    assert max(seen) <= 40  # what did not fit is not tried again
     walk = LayerWalk(model, contexts, 1)
     for layer in (0, 1):
         assert torch.allclose(walk.read(layer)[0], walked[layer], atol=1e-5)
     monkeypatch.setattr(module, "forward", lambda **_: small(input_ids=torch.zeros(99)))
     with pytest.raises(LangEditError, match=r"longest prompt.*micro_batch_tokens"):
         compute_keys(model, contexts, [0])
+
+
+def test_where_memory_is_short_a_walk_keeps_no_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_editable("llama")
+    contexts = [request.prompts for request in encoded(model)] * 8
+    expected = LayerWalk(model, contexts, 2)
+    roomy = [expected.read(layer) for layer in (0, 1, 2)]
+    begun: list[int] = []
+    model.layer(0).self_attn.register_forward_pre_hook(lambda *_: begun.append(0))
+    longest = max(own.lookup + 1 for context in contexts for own in context)
+    with scarce(model.model.get_input_embeddings(), longest) as seen:
+        walk = LayerWalk(model, contexts, 2)
+        walk.read(0)
+        assert failures(seen, longest)
+        for layer in (1, 2):
+            begun.clear()
+            keys, hidden = walk.read(layer)
+            assert len(begun) > 2  # from the embeddings again, in small passes
+            assert torch.allclose(keys, roomy[layer][0], atol=1e-5)
+            assert torch.allclose(hidden, roomy[layer][1], atol=1e-5)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from tiny import FAMILIES, tiny_editable
 
-from langedit.editing.layout import TokenLayout, lay_out
+from langedit.editing.batching import micro_batches
+from langedit.editing.layout import PACKED_WIDTH, TokenLayout, lay_out
 from langedit.editing.passes import TokenStates
 from langedit.models import EditableModel, Recorder
 
@@ -85,7 +90,9 @@ def test_a_window_shorter_than_a_sequence_forbids_it() -> None:
     model.model.config.sliding_window = 5
     assert model.can_pack(5)
     assert not model.can_pack(6)
-    assert all(layout.attends is None for layout in lay_out(model, SEQUENCES, 100))
+    for layout in lay_out(model, SEQUENCES, 100):
+        longer = {len(SEQUENCES[i]) > 5 for i in layout.members}
+        assert longer == {layout.attends is None}  # those that are longer have their own rows
 
 
 def test_a_model_that_ignores_the_mask_is_found_out() -> None:
@@ -136,3 +143,66 @@ def test_a_long_sequence_widens_no_rows_but_its_own(share: bool) -> None:
     assert [layout.members for layout in wide] == [(15,)]
     found = {member: ids for layout in layouts for member, ids in tokens_of(layout).items()}
     assert found == {i: list(ids) for i, ids in enumerate(sequences)}
+
+
+def sequences_of(lengths: list[int], *, alike: bool = False) -> list[tuple[int, ...]]:
+    """Sequences of any tokens, or of few, so that many begin alike."""
+    drawn = random.Random(0)
+    tokens = (1, 1, 1, 2) if alike else range(300)
+    return [tuple(drawn.choices(tokens, k=length)) for length in lengths]
+
+
+def padding(layouts: list[TokenLayout]) -> tuple[int, int]:
+    """Padded and real tokens."""
+    real = sum(int(layout.mask.sum()) for layout in layouts)
+    return sum(layout.ids.numel() for layout in layouts) - real, real
+
+
+MODELS = {family: tiny_editable(family) for family in ("llama", "bloom")}  # packed, and padded
+LENGTHS = st.one_of(st.integers(1, 40), st.integers(1, 600), st.integers(400, 3000))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(LENGTHS, min_size=1, max_size=40),
+    limit=st.integers(1, 20_000),
+    family=st.sampled_from(sorted(MODELS)),
+    share=st.booleans(),
+    alike=st.booleans(),
+)
+@example(lengths=[1000, 1, 1, 1], limit=4096, family="bloom", share=False, alike=False)
+@example(lengths=[4000, *[513] * 4], limit=20_000, family="llama", share=False, alike=False)
+def test_padding_is_a_bounded_share_of_any_mix_of_lengths(
+    lengths: list[int], limit: int, family: str, share: bool, alike: bool
+) -> None:
+    model, sequences = MODELS[family], sequences_of(lengths, alike=alike)
+    layouts = lay_out(model, sequences, limit, share=share)
+    padded, real = padding(layouts)
+    assert padded < real * (2 if share else 1)
+    found = [(member, ids) for layout in layouts for member, ids in tokens_of(layout).items()]
+    assert sorted(found) == list(enumerate(map(list, sequences)))  # each once, tokens in order
+    assert share or real == sum(lengths)
+    for layout in layouts:
+        assert layout.ids.numel() <= limit or len(layout.members) == 1
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_one_text_of_100000_tokens_among_short_ones(family: str) -> None:
+    lengths = [*range(5, 405), 100_000, 513, 700, 1100, 2000, 3900]
+    sequences = sequences_of(lengths)
+    layouts = lay_out(MODELS[family], sequences, 4096, share=False)
+    padded, real = padding(layouts)
+    assert real == sum(lengths)
+    assert padded < 0.25 * real
+    (longest,) = [layout for layout in layouts if layout.ids.shape[1] > 4096]
+    assert longest.members == (400,)
+    assert longest.attends is None  # 10 GB, if there were one
+    one_width = sum(n for n in lengths if n > PACKED_WIDTH) + 5 * 100_000
+    assert padded + real < one_width  # what rows as wide as the longest would take
+
+
+def test_groups_hold_what_is_alike() -> None:
+    lengths = [100, 90, 49, 48, 10, 1]
+    assert micro_batches(lengths, 10**6, alike=0.5) == [[0, 1], [2, 3], [4], [5]]
+    assert micro_batches(lengths, 10**6) == [[0, 1, 2, 3, 4, 5]]
+    assert micro_batches(lengths, 100, alike=0.5) == [[0], [1], [2, 3], [4], [5]]

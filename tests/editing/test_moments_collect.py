@@ -331,6 +331,9 @@ def test_out_of_memory_halves_the_rows_and_changes_nothing(family: str) -> None:
         assert layer.counts == other.counts
         torch.testing.assert_close(layer.moment.mean, other.moment.mean, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(layer.sample, other.sample, rtol=1e-3, atol=1e-5)
+    rows_seen.clear()
+    collect_moments(model, corpus, [0, 2], batch_tokens=2048, sample=7)
+    assert max(rows_seen) <= limit  # what did not fit is not tried again
     limit = 0
     with pytest.raises(MomentsError, match=r"room for \d+ tokens at once.*lower batch_tokens"):
         collect_moments(model, corpus, [0, 2], batch_tokens=2048)

@@ -90,8 +90,74 @@ def test_out_of_memory_halves_batches_and_changes_nothing(monkeypatch):
         assert own.log_probabilities == pytest.approx(expected.log_probabilities, abs=1e-5)
     assert continued == continuations
     assert after == pytest.approx(before, rel=1e-5)
+    seen.clear()
+    assert measured()[1] == continuations
+    assert max(seen) == 1  # what did not fit is not tried again
     most = 0
     with pytest.raises(LangEditError, match="expected room for one text"):
+        forced_answers(model, items)
+
+
+@contextmanager
+def few_logits(model, most) -> Iterator[list[int]]:
+    """Logits of more tokens than these run out of memory; the numbers of tokens asked for."""
+    seen = []
+
+    def check(_module, args):
+        seen.append(args[0].shape[0] * args[0].shape[1])
+        if seen[-1] > most:
+            raise torch.OutOfMemoryError("out of memory")
+
+    head = model.model.get_submodule(model.structure.head)
+
+    def put_last(_module, _args):  # behind the hook that gathers tokens
+        for handle in handles:
+            handle.remove()
+        handles[:] = [head.register_forward_pre_hook(check)]
+
+    handles = []
+    before = model.model.register_forward_pre_hook(put_last)
+    try:
+        yield seen
+    finally:
+        for handle in [before, *handles]:
+            handle.remove()
+
+
+def test_the_logits_of_one_text_are_computed_in_parts():
+    model = tiny_editable("llama")
+    texts = ["The water is in Peru and the mother of Anna is in the capital of France", "Anna"]
+    expected = perplexity(model, texts)
+    with few_logits(model, 4) as seen:
+        assert perplexity(model, texts) == pytest.approx(expected, rel=1e-5)
+        assert sum(seen) > 30
+        failed = sum(tokens > 4 for tokens in seen)
+        assert failed > 1
+        seen.clear()
+        assert perplexity(model, texts) == pytest.approx(expected, rel=1e-5)
+        assert max(seen) <= 4
+    with (
+        few_logits(model, 0),
+        pytest.raises(LangEditError, match="expected room for one text"),
+    ):
+        perplexity(model, texts)
+
+
+def test_the_answers_after_one_text_are_asked_in_parts():
+    model = tiny_editable("llama")
+    row = tuple(range(30, 50))
+    items = [(row[:at], row[at : at + 2]) for at in range(1, 19, 3)]
+    expected = forced_answers(model, items)
+    with few_logits(model, 3) as seen:
+        found = forced_answers(model, items)
+        assert max(seen) > 3
+        assert [own.predicted for own in found] == [own.predicted for own in expected]
+        for own, other in zip(found, expected, strict=True):
+            assert own.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)
+        seen.clear()
+        forced_answers(model, items)
+        assert max(seen) <= 3
+    with few_logits(model, 1), pytest.raises(LangEditError, match="one text with one answer"):
         forced_answers(model, items)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from langedit.calibration.tracing import SITES, Site, Traces, last_logits
-from langedit.editing.batching import micro_batches
+from langedit.editing.batching import halve_on_oom, micro_batches
 from langedit.facts import Fact
 from langedit.models import (
     EditableModel,
@@ -94,11 +94,14 @@ def known_facts(
 
     Raises:
         TokenError: a position is not found.
+        LangEditError: memory does not hold one prompt; batches are halved before that.
     """
     tokenizer, chat = model.tokenizer, model.chat
     prompts = [encode_prompt(tokenizer, f.text, f.subject_span, chat=chat) for f in facts]
     found: list[KnownFact | None] = [None] * len(facts)
-    for group in micro_batches([len(prompt.ids) for prompt in prompts], max_tokens):
+    lengths = [len(prompt.ids) for prompt in prompts]
+
+    def ask(group: list[int]) -> None:
         scores = last_logits(model, pad_batch([prompts[i].ids for i in group], model.pad_id))
         best = scores.softmax(dim=1).max(dim=1)
         for i, probability, token in zip(
@@ -108,6 +111,12 @@ def known_facts(
                 found[i] = KnownFact(
                     fact=facts[i], prompt=prompts[i], answer=token, probability=probability
                 )
+
+    def tokens(group: list[int]) -> int:
+        return len(group) * max(lengths[i] for i in group)
+
+    for group in micro_batches(lengths, max_tokens):
+        halve_on_oom(group, ask, limits=model.limits, kind="answers", size=tokens, one="prompt")
     return [own for own in found if own is not None]
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from langedit.editing.batching import micro_batches
+from langedit.editing.batching import halve_on_oom, micro_batches, with_less_memory
 from langedit.editing.forwards import replace_forwards
 from langedit.editing.passes import begin_after, begin_at
 from langedit.errors import NumericalError
@@ -86,27 +86,54 @@ def trace(
         draws: of the noise, for each prompt; they follow from the prompt, whatever others there
             are.
         seed: of the draws.
-        max_tokens: padded tokens in one forward pass, unless one prompt alone takes more.
+        max_tokens: padded tokens in one forward pass, unless one prompt with all its draws takes
+            more; where memory runs out, prompts are halved, and then the sets of one prompt.
 
     Raises:
+        LangEditError: memory does not hold a prompt with all its draws.
         NumericalError: a pass, corrupted or not, gives no probabilities; the message names the
             prompt, and what was restored at which layer.
     """
     count, layers = len(places[0]), model.structure.n_layers
     lengths = [len(prompt.ids) for prompt in prompts]
-    groups = micro_batches(lengths, max_tokens, rows=draws * count)
     clean, corrupted = torch.zeros(len(prompts)), torch.zeros(len(prompts))
     restored = {site: torch.zeros(len(prompts), layers, count) for site in SITES}
-    for group in groups:
-        run = _Run.begin(
+
+    def tokens(group: list[int]) -> int:
+        return draws * count * len(group) * max(lengths[i] for i in group)
+
+    def run(group: list[int], sets: int) -> None:
+        """Trace some prompts, with so many sets in one pass."""
+        begun = _Run.begin(
             model, [prompts[i] for i in group], [answers[i] for i in group], noise, draws, seed
         )
-        clean[group], corrupted[group] = run.clean, run.corrupted
-        own = [places[i] for i in group]
+        clean[group], corrupted[group] = begun.clean, begun.corrupted
         for layer in range(layers):
             for site in SITES:
                 with _naming(f"layer {layer}, with {SITE_NAMES[site]} of the unchanged subject"):
-                    restored[site][group, layer] = run.restored(layer, site, own)
+                    parts = [
+                        begun.restored(layer, site, [places[i][at : at + sets] for i in group])
+                        for at in range(0, count, sets)
+                    ]
+                restored[site][group, layer] = torch.cat(parts, dim=1)
+
+    def divided(group: list[int]) -> None:
+        one = tokens(group) // count
+        if len(group) > 1:
+            run(group, count)
+        else:
+            with_less_memory(
+                lambda limit: run(group, min(count, max(1, limit // one))),
+                max(one, max_tokens),
+                most=tokens(group),
+                least=2 * one - 1,
+                limits=model.limits,
+                kind="traces",
+                what=f"one prompt with {draws} draws of the noise",
+            )
+
+    for group in micro_batches(lengths, max_tokens, rows=draws * count):
+        halve_on_oom(group, divided, limits=model.limits, kind="traces", size=tokens)
     return Traces(clean=clean, corrupted=corrupted, restored=restored)
 
 

@@ -1,4 +1,4 @@
-"""Sequences of like length together, so that little is padded."""
+"""Sequences of like length together, so that little is padded, and no more than memory holds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TypeVar
 import torch
 
 from langedit.errors import LangEditError
+from langedit.models.memory import MemoryLimits, PassKind, ran_out_of_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def micro_batches(
-    lengths: Sequence[int], max_tokens: int, *, rows: int | Sequence[int] = 1
+    lengths: Sequence[int], max_tokens: int, *, rows: int | Sequence[int] = 1, alike: float = 0.0
 ) -> list[list[int]]:
     """Group items, longest first, so that a group pads to at most `max_tokens` tokens.
 
@@ -22,6 +23,7 @@ def micro_batches(
         lengths: tokens of each item's longest row.
         max_tokens: limit of rows times longest row in a group; one item alone may exceed it.
         rows: rows of each item, or of every item.
+        alike: how long an item must be for its group, as a share of the longest in it.
 
     Returns:
         Lists of item indices, which together hold every index once.
@@ -30,7 +32,8 @@ def micro_batches(
     groups: list[list[int]] = []
     width = used = 0
     for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if groups and (used + counts[item]) * width <= max_tokens:
+        fits = (used + counts[item]) * width <= max_tokens and lengths[item] >= alike * width
+        if groups and fits:
             groups[-1].append(item)
             used += counts[item]
         else:
@@ -40,13 +43,24 @@ def micro_batches(
 
 
 def halve_on_oom(
-    group: list[Item], run: Callable[[list[Item]], Result], *, one: str = "fact"
+    group: list[Item],
+    run: Callable[[list[Item]], Result],
+    *,
+    limits: MemoryLimits,
+    kind: PassKind,
+    size: Callable[[list[Item]], int],
+    one: str = "fact",
 ) -> list[tuple[list[Item], Result]]:
     """Run a group of items, in halves where the device's memory does not hold it.
+
+    What is more than memory was found to hold is halved beforehand.
 
     Args:
         group: the items.
         run: runs some of them.
+        limits: of the model; lowered where memory ran out and the halves fitted.
+        kind: of the passes.
+        size: tokens of some of the items run together; fewer of fewer items.
         one: what an item is, for the message.
 
     Returns:
@@ -55,25 +69,71 @@ def halve_on_oom(
     Raises:
         LangEditError: one item alone does not fit.
     """
-    try:
-        return [(group, run(group))]
-    except RuntimeError as error:
-        if not ran_out_of_memory(error):
-            raise
-        if len(group) == 1:
-            raise out_of_memory(f"one {one}") from error
-    # Outside of the handler: the traceback would keep alive what the attempt had allocated.
-    release_memory()
-    middle = len(group) // 2
-    return [
-        *halve_on_oom(group[:middle], run, one=one),
-        *halve_on_oom(group[middle:], run, one=one),
-    ]
+    limit = limits.within(kind, size(group))
+    waiting, done, halved = [group], [], False
+    while waiting:
+        part = waiting.pop(0)
+        middle = len(part) // 2
+        halves = [part[:middle], part[middle:]]
+        if middle and size(part) > limit:
+            waiting[:0] = halves
+            continue
+        try:
+            done.append((part, run(part)))
+            continue
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            if not middle:
+                raise out_of_memory(f"one {one}") from error
+        # Outside of the handler: the traceback would keep alive what the attempt had allocated.
+        release_memory()
+        limit, halved = max(map(size, halves)), True
+        waiting[:0] = halves
+    if halved:
+        limits.lower(kind, limit)
+    return done
 
 
-def ran_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says so: cards have a class of their own for it, processors have words."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def with_less_memory(
+    run: Callable[[int], Result],
+    tokens: int,
+    *,
+    most: int,
+    least: int,
+    limits: MemoryLimits,
+    kind: PassKind,
+    what: str,
+) -> Result:
+    """Run with a limit of tokens at once that is halved until memory suffices.
+
+    Args:
+        run: runs everything, in passes of so many tokens.
+        tokens: the limit to begin with, unless less is known to fit.
+        most: tokens of a pass over everything; more are never run, whatever the limit.
+        least: a limit up to which passes are the smallest that there are.
+        limits: of the model; lowered where memory ran out and less fitted.
+        kind: of the passes.
+        what: the smallest pass, for the message.
+
+    Raises:
+        LangEditError: not even that fits.
+    """
+    limit, halved = limits.within(kind, tokens), False
+    while True:
+        try:
+            found = run(limit)
+            break
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            if limit <= least:
+                raise out_of_memory(what) from error
+        release_memory()
+        limit, halved = max(1, min(limit, most) // 2), True
+    if halved:
+        limits.lower(kind, limit)
+    return found
 
 
 def out_of_memory(what: str, setting: str = "micro_batch_tokens") -> LangEditError:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from langedit.editing.angles import AngleGoal, AngleWatch
 from langedit.editing.batch import with_float64
-from langedit.editing.batching import halve_on_oom, ran_out_of_memory
+from langedit.editing.batching import halve_on_oom
 from langedit.editing.corpus import CorpusFingerprint
 from langedit.editing.finite import not_finite
 from langedit.editing.key_pool import KeyPool
@@ -23,6 +23,7 @@ from langedit.editing.requests import shortened
 from langedit.errors import ConfigError, ModelError, MomentsError, NumericalError
 from langedit.linalg import NullSpaceAngle
 from langedit.models import EditableModel, Recorder
+from langedit.models.memory import ran_out_of_memory
 from langedit.parallel import ALONE, Processes
 from langedit.profiler import Profiler, timed
 
@@ -172,7 +173,12 @@ def _keys(model: EditableModel, layout: TokenLayout, layers: list[int]) -> list[
                 "too little: lower batch_tokens (--batch-tokens), or cut texts (max_length)"
             ) from error
 
-    parts = [keys for _, keys in halve_on_oom(list(range(len(layout.ids))), run)]
+    rows = list(range(len(layout.ids)))
+    width = layout.ids.shape[1]
+    found = halve_on_oom(
+        rows, run, limits=model.limits, kind="moments", size=lambda own: len(own) * width
+    )
+    parts = [keys for _, keys in found]
     return parts[0] if len(parts) == 1 else [torch.cat(own) for own in zip(*parts, strict=True)]
 
 

@@ -94,7 +94,9 @@ class EditConfig(BaseModel):
             `device`, with the weight of their layer, or `cpu`, in main memory, from where one layer
             at a time goes to that device. Results are the same.
         micro_batch_tokens: padded tokens in one forward pass; of tokens before the lookup tokens,
-            whose keys and values are kept, eight times as many. Lower it when memory runs out.
+            whose keys and values are kept, eight times as many. A fact with more is run in parts of
+            its contexts, of which one alone may exceed it. Passes that run out of memory are halved
+            by themselves.
         chat: put every prompt to the model as the user turn of its chat template, with the target
             as the beginning of the assistant's turn. Context prefixes stand in the user turn.
         system_prompt: text of the system turn of such a chat.

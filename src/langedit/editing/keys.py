@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from langedit.editing.batching import Result, out_of_memory, ran_out_of_memory, release_memory
+from langedit.editing.batching import Result, with_less_memory
 from langedit.editing.finite import not_finite
 from langedit.editing.forwards import on_tokens, replace_forwards
 from langedit.editing.key_weights import bare_first, key_weights, keys_of_edits, weighted_sums
 from langedit.editing.layout import TokenLayout, lay_out
 from langedit.editing.passes import begin_after
 from langedit.models import EditableModel, EncodedPrompt, Recorder
+
+_KEPT = 8
+"""A token of which the state is kept takes at most so much less than one that is run."""
 
 
 def compute_keys(
@@ -64,7 +67,7 @@ def prompt_keys(
             part.run(model, keys=layers)
         return {layer: _in_order([(p.layout, p.keys[layer]) for p in parts]) for layer in layers}
 
-    return _with_less_memory(run, max_tokens, cut)
+    return _within_memory(model, run, max_tokens, cut)
 
 
 def lookup_hidden(
@@ -79,7 +82,7 @@ def lookup_hidden(
             part.run(model, hidden=layer)
         return _in_order([(part.layout, part.reached) for part in parts])
 
-    return _with_less_memory(run, max_tokens, cut)
+    return _within_memory(model, run, max_tokens, cut)
 
 
 def lookup_projected(
@@ -94,14 +97,15 @@ def lookup_projected(
             part.run(model, projected=layer)
         return _in_order([(part.layout, part.projected) for part in parts])
 
-    return _with_less_memory(run, max_tokens, cut)
+    return _within_memory(model, run, max_tokens, cut)
 
 
 class LayerWalk:
     """Keys of one layer after the other, rising, while the layers are edited on the way.
 
     What enters the layer that was read last is kept, so that the next reading need not begin at the
-    embeddings again. A layer may be edited after it was read, those below it may not.
+    embeddings again. Where memory ran out, little is kept. A layer may be edited after it was read,
+    those below it may not.
     """
 
     def __init__(
@@ -122,9 +126,10 @@ class LayerWalk:
         """
         self._model = model
         self._last = last
-        self._limit = max_tokens
+        self._limit = self._asked = max_tokens
         self._bare = [_cut(context[0]) for context in contexts]
         self._prefixed = [_cut(prompt) for context in contexts for prompt in context[1:]]
+        self._tokens = sum(map(len, [*self._bare, *self._prefixed]))
         self._weights = key_weights([len(context) for context in contexts])
         self._weights = self._weights[:, bare_first([len(context) for context in contexts])]
         self._stretches: tuple[list[_Stretch], list[_Stretch]] | None = None
@@ -140,10 +145,11 @@ class LayerWalk:
                 self._limit, self._stretches = limit, None
                 self._stretches = self._begin(limit)
             bare, prefixed = self._stretches
+            keep = layer if limit == self._asked or self._tokens <= _KEPT * limit else None
             for part in bare:
-                part.run(self._model, keys=[layer], hidden=self._last, keep=layer)
+                part.run(self._model, keys=[layer], hidden=self._last, keep=keep)
             for part in prefixed:
-                part.run(self._model, keys=[layer], keep=layer)
+                part.run(self._model, keys=[layer], keep=keep)
             rows = [
                 _in_order([(p.layout, p.keys[layer]) for p in ps]) for ps in (bare, prefixed) if ps
             ]
@@ -151,7 +157,7 @@ class LayerWalk:
             hidden = _in_order([(part.layout, part.reached) for part in bare])
             return weighted_sums(self._weights.to(keys.device), keys), hidden
 
-        return _with_less_memory(run, self._limit, [*self._bare, *self._prefixed])
+        return _within_memory(self._model, run, self._limit, [*self._bare, *self._prefixed])
 
     def _begin(self, limit: int) -> tuple[list[_Stretch], list[_Stretch]]:
         bare, prefixed = (
@@ -272,24 +278,27 @@ def _cut(prompt: EncodedPrompt) -> tuple[int, ...]:
     return prompt.ids[: prompt.lookup + 1]
 
 
-def _with_less_memory(
-    run: Callable[[int], Result], limit: int, sequences: Sequence[Sequence[int]]
+def _within_memory(
+    model: EditableModel,
+    run: Callable[[int], Result],
+    limit: int,
+    sequences: Sequence[Sequence[int]],
 ) -> Result:
     """Run with a limit of tokens that is halved until memory suffices.
 
     Raises:
         LangEditError: not even the longest sequence fits.
     """
-    while True:
-        try:
-            return run(limit)
-        except RuntimeError as error:
-            if not ran_out_of_memory(error):
-                raise
-            if limit <= max(map(len, sequences)):
-                raise out_of_memory("the longest prompt") from error
-        release_memory()
-        limit //= 2
+    longest = max(map(len, sequences))
+    return with_less_memory(
+        run,
+        limit,
+        most=len(sequences) * longest,
+        least=longest,
+        limits=model.limits,
+        kind="keys",
+        what="the longest prompt",
+    )
 
 
 def _in_order(parts: Sequence[tuple[TokenLayout, Tensor]]) -> Tensor:

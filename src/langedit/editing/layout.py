@@ -1,8 +1,10 @@
 """Where the tokens of many sequences stand in one rectangle.
 
 Sequences that begin alike share the tokens they have in common: a causal model makes the same of
-them. Several sequences share a row, and a mask keeps each to its own tokens. Models that take no
-such mask get a row a sequence, padded on the right.
+them. Several sequences share a row, and a mask keeps each to its own tokens. Long sequences, and
+those of models that take no such mask, have a row each, padded on the right, among others of like
+length. Of any lengths there are fewer padded tokens than real ones, or fewer than twice as many
+where beginnings are shared.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from langedit.models.behaviour import packed_mask
 
 # Attention over a row costs its square; up to here that is small beside the rest of a layer.
 PACKED_WIDTH = 512
+# A sequence with a row to itself fills at least this share of it.
+_FILLED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,31 +89,25 @@ def lay_out(
 ) -> list[TokenLayout]:
     """Place sequences of at least one token into rectangles of about `max_tokens` at most.
 
-    Sequences that are longer than usual rows have rows of their own, since a rectangle is as wide
-    as its longest row.
-
     Args:
         model: tells whether sequences may share rows.
         sequences: token ids.
         max_tokens: b times t of a rectangle; one sequence alone may exceed it.
-        share: compute what sequences have in common once. Without it every token of every sequence
-            has a place of its own.
+        share: compute what sequences have in common once, where they share rows. Without it every
+            token of every sequence has a place of its own.
     """
-    longest = max(map(len, sequences))
-    if not model.can_pack(longest):
-        groups = micro_batches([len(own) for own in sequences], max_tokens)
-        return [_padded(model, sequences, group) for group in groups]
-    usual = min(PACKED_WIDTH, max_tokens)
-    fitting = [i for i, own in enumerate(sequences) if len(own) <= usual]
-    longer = [i for i, own in enumerate(sequences) if len(own) > usual]
-    layouts = []
-    for numbers, width in ((longer, longest), (fitting, usual)):
-        rows = (_shared_rows if share else _full_rows)(sequences, numbers, width)
-        step = max(1, max_tokens // width)
-        layouts += [
-            _packed(model, sequences, rows[i : i + step]) for i in range(0, len(rows), step)
-        ]
-    return layouts
+    width = min(PACKED_WIDTH, max_tokens)
+    lengths = [len(own) for own in sequences]
+    packs = {length: length <= width and model.can_pack(length) for length in set(lengths)}
+    longer = [i for i, length in enumerate(lengths) if not packs[length]]
+    groups = micro_batches([lengths[i] for i in longer], max_tokens, alike=_FILLED)
+    layouts = [_padded(model, sequences, [longer[i] for i in group]) for group in groups]
+    fitting = [i for i, length in enumerate(lengths) if packs[length]]
+    rows = (_shared_rows if share else _full_rows)(sequences, fitting, width)
+    step = max(1, max_tokens // width)
+    return layouts + [
+        _packed(model, sequences, rows[i : i + step]) for i in range(0, len(rows), step)
+    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,12 +12,14 @@ computes those once:
 A step then runs the model on the other tokens (the *suffix*) with the layers up to the changed one
 replaced by pass-throughs, and the output head on the wanted positions only. Nothing is
 approximated. Where the model allows it, suffixes stand in one row without padding
-(`PackedSuffixes`), else they are padded on the right (`PaddedSuffixes`).
+(`PackedSuffixes`), else they are padded on the right (`PaddedSuffixes`). Where memory does not hold
+what is computed once, it is computed for each step (`RemadeSuffixes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
 from torch import Tensor
@@ -52,6 +54,40 @@ class Suffixes(Protocol):
     def select(self, rows: Tensor) -> Self:
         """The same for some of the rows: `rows` is an int64 index, in rising order."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RemadeSuffixes:
+    """See `Suffixes`. Keeps nothing but the outputs at the lookup tokens between two calls.
+
+    Attributes:
+        make: runs the parts that do not depend on the change, for some rows.
+        rows: the sequences.
+        at_lookup: (rows, d_model) outputs of the changed layer or projection at the lookup tokens.
+    """
+
+    make: Callable[[Sequence[SuffixRow]], Suffixes]
+    rows: tuple[SuffixRow, ...]
+    at_lookup: Tensor
+
+    @classmethod
+    def of(
+        cls, make: Callable[[Sequence[SuffixRow]], Suffixes], rows: Sequence[SuffixRow]
+    ) -> RemadeSuffixes:
+        """Make them once, for the outputs at the lookup tokens."""
+        return cls(make=make, rows=tuple(rows), at_lookup=make(rows).at_lookup)
+
+    def logits(self, delta: Tensor) -> Tensor:
+        """As `Suffixes.logits`."""
+        return self.make(self.rows).logits(delta)
+
+    def select(self, rows: Tensor) -> RemadeSuffixes:
+        """As `Suffixes.select`."""
+        return RemadeSuffixes(
+            make=self.make,
+            rows=tuple(self.rows[i] for i in rows.tolist()),
+            at_lookup=self.at_lookup[rows.to(self.at_lookup.device)],
+        )
 
 
 def build_suffixes(

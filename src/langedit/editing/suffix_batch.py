@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+KEPT_TOKENS = 8
+"""A token whose keys and values are kept takes at most so much less than one that is run with a
+graph for its gradient, which holds the queries and the inside of the MLP, too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SuffixRow:
@@ -16,6 +20,11 @@ class SuffixRow:
     ids: tuple[int, ...]
     lookup: int
     wanted: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Tokens that it counts for: those from the lookup token on, or a share of those before."""
+        return max(len(self.ids) - self.lookup, -(-self.lookup // KEPT_TOKENS))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,21 +14,18 @@ import torch
 from torch import Tensor
 
 from langedit.editing.adam import RowAdam
-from langedit.editing.batching import halve_on_oom, micro_batches
+from langedit.editing.batching import halve_on_oom, micro_batches, with_less_memory
 from langedit.editing.finite import by_name, fact_names, require_finite_facts
 from langedit.editing.forwards import frozen
 from langedit.editing.requests import EditRequest
 from langedit.editing.target_loss import LossTerms, TargetLoss
+from langedit.editing.target_rows import Division, loss_rows
 from langedit.errors import NumericalError
 from langedit.models import EditableModel
 from langedit.parallel import ALONE, Processes
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
-
-_PREFIX = 8
-"""A token whose keys and values are kept takes at most so much less than one that is run with a
-graph for its gradient, which holds the queries and the inside of the MLP, too."""
 
 Site = Literal["layer", "projection"]
 """What a target is of: the output of the last edited layer, or of the edited projection in it."""
@@ -75,8 +72,10 @@ def optimise_targets(
         model: the model with the weights as they are now; it is left untouched.
         requests: n facts, encoded.
         config: the settings named above, `value_steps`, `value_lr`, layers, and
-            `micro_batch_tokens`, which bounds the facts optimised at once; where memory runs out
-            nonetheless, the facts are halved until they fit.
+            `micro_batch_tokens`, which bounds the facts optimised at once. The rows of a fact that
+            exceeds it (contexts and KL prompt) are run in parts, one after the other in each step.
+            Where memory runs out nonetheless, the facts are halved until one is left, and then its
+            parts, until they are single rows; `model.limits` remembers what fitted.
         site: what delta is added to: the output of the last edited layer, as in MEMIT, or of the
             edited projection in it, as in ROME. "Hidden state" then means that output.
         use_cache: as for `build_suffixes`.
@@ -85,17 +84,41 @@ def optimise_targets(
 
     Raises:
         NumericalError: a loss or a target is not finite; the message names the fact.
+        LangEditError: memory does not hold a single row.
     """
-    groups = target_groups(requests, config)
+    groups, limits = target_groups(requests, config), model.limits
+    sizes = [(_width(request), _count(request)) for request in requests]
+
+    def tokens(group: list[int]) -> int:
+        return max(sizes[i][0] for i in group) * sum(sizes[i][1] for i in group)
 
     def together(group: list[int]) -> Targets:
-        return _optimise([requests[i] for i in group], model, config, site, use_cache)
+        own = [requests[i] for i in group]
+
+        def run(limit: int) -> Targets:
+            return _optimise(own, model, config, site, use_cache, limit)
+
+        if len(own) > 1:
+            return run(config.micro_batch_tokens)
+        rows = loss_rows(own[0], divergence=bool(config.kl_weight))
+        return with_less_memory(
+            run,
+            config.micro_batch_tokens,
+            most=tokens(group),
+            least=Division.least([one.row for one in rows]),
+            limits=limits,
+            kind="targets",
+            what=f"one row of the fact {fact_names(own)}",
+        )
 
     def optimise(group: list[int]) -> Targets:
         return by_name(group, together, requests)
 
     def share(own: Sequence[list[int]]) -> list[list[tuple[list[int], Targets]]]:
-        return [halve_on_oom(group, optimise) for group in own]
+        return [
+            halve_on_oom(group, optimise, limits=limits, kind="targets", size=tokens)
+            for group in own
+        ]
 
     with frozen(model.model):
         found = [part for parts in processes.spread(groups, share) for part in parts]
@@ -107,12 +130,12 @@ def target_groups(requests: Sequence[EditRequest], config: EditConfig) -> list[l
     """Numbers of the facts that are optimised at once, in groups that `micro_batch_tokens` bounds.
 
     A step runs of each fact its contexts and its KL prompt, from their lookup tokens on. What
-    stands before is kept as keys and values, of which there may be `_PREFIX` times as many tokens:
-    padding makes every row of a group as long as its longest, so that a fact with a prompt of
-    thousands of tokens is with few others.
+    stands before is kept as keys and values, of which there may be `KEPT_TOKENS` times as many
+    tokens: padding makes every row of a group as long as its longest, so that a fact with a prompt
+    of thousands of tokens is with few others.
     """
     widths = [_width(request) for request in requests]
-    rows = [1 + sum(len(member.prompts) for member in request.members) for request in requests]
+    rows = [_count(request) for request in requests]
     count = len(micro_batches(widths, config.micro_batch_tokens, rows=rows))
     low, high = 1, config.micro_batch_tokens
     while low < high:  # as many groups, about equal: several processes share them
@@ -125,11 +148,13 @@ def target_groups(requests: Sequence[EditRequest], config: EditConfig) -> list[l
 
 
 def _width(request: EditRequest) -> int:
-    """Tokens from the lookup token on, or a share of those before it, in the longest rows."""
-    rows = [(prompt, member) for member in request.members for prompt in member.prompts]
-    suffix = max(len(own.ids) - own.lookup + len(member.target_ids) - 1 for own, member in rows)
-    prefix = max(own.lookup for own in (*(own for own, _ in rows), request.kl_prompt))
-    return max(suffix, -(-prefix // _PREFIX))
+    """What its widest row counts for."""
+    return max(own.row.width for own in loss_rows(request))
+
+
+def _count(request: EditRequest) -> int:
+    """How many rows it has."""
+    return 1 + sum(len(member.prompts) for member in request.members)
 
 
 def _optimise(
@@ -138,9 +163,12 @@ def _optimise(
     config: EditConfig,
     site: Site,
     use_cache: bool,
+    tokens: int,
 ) -> Targets:
-    """The same for facts that fit into one forward pass."""
-    problem = TargetLoss.build(requests, model, config, site=site, use_cache=use_cache)
+    """The same for facts that are run together, in parts of at most so many tokens."""
+    problem = TargetLoss.build(
+        requests, model, config, site=site, use_cache=use_cache, tokens=tokens
+    )
     initial = problem.initial_hidden
     radius = config.norm_clamp * torch.linalg.vector_norm(initial, dim=1, keepdim=True)
     delta = torch.zeros_like(initial)

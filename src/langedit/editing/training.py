@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
-from langedit.editing.batching import micro_batches
+from langedit.editing.batching import micro_batches, with_less_memory
 from langedit.editing.forwards import frozen, head_on_tokens
 from langedit.errors import ModelError, NumericalError
 from langedit.models import EditableModel, find_offloaded, pad_batch
@@ -66,25 +66,42 @@ def train_weights(
         lr: learning rate of Adam.
         stop_loss: training ends at a mean loss below, before an update.
         change_limit: bound on the change of every entry, kept after each update.
-        max_tokens: padded tokens in one forward pass.
+        max_tokens: padded tokens in one forward pass; halved where memory runs out.
 
     Raises:
         ModelError: a weight is offloaded.
         NumericalError: the loss of a row is not finite; the message names it.
+        LangEditError: memory does not hold the longest row.
     """
     training = WeightTraining(model, weights, lr=lr, change_limit=change_limit)
-    groups = micro_batches([len(row.ids) for row in rows], max_tokens)
+    lengths = [len(row.ids) for row in rows]
     losses: list[float] = []
+
+    def loss_of_all(limit: int) -> float:
+        """The mean loss, in passes of so many tokens; leaves its gradient with the weights."""
+        training.begin()
+        total = 0.0
+        for group in micro_batches(lengths, limit):
+            own = training.losses([rows[i] for i in group])
+            _require_finite([rows[i] for i in group], own.detach(), len(losses) + 1)
+            loss = own.sum() / len(rows)
+            total += float(loss.detach())
+            torch.autograd.backward(loss)
+        return total
+
     with frozen(model.model):
-        for step in range(1, steps + 1):
-            training.begin()
-            losses.append(0.0)
-            for group in groups:
-                own = training.losses([rows[i] for i in group])
-                _require_finite([rows[i] for i in group], own.detach(), step)
-                loss = own.sum() / len(rows)
-                losses[-1] += float(loss.detach())
-                torch.autograd.backward(loss)
+        for _ in range(steps):
+            losses.append(
+                with_less_memory(
+                    loss_of_all,
+                    max_tokens,
+                    most=len(rows) * max(lengths),
+                    least=max(lengths),
+                    limits=model.limits,
+                    kind="training",
+                    what="the longest prompt with its target",
+                )
+            )
             if losses[-1] < stop_loss:
                 break
             training.step()

@@ -8,7 +8,7 @@ right, where a causal model cannot see it, and logits are computed at the answer
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from langedit.editing.requests import shortened
 from langedit.errors import NumericalError, TokenError
 from langedit.evaluation.sharing import Beginnings, maximal_rows, shared_mlps
 from langedit.models import EditableModel, answer_text, encode_answers, pad_batch
+from langedit.models.memory import PassKind
 from langedit.parallel import ALONE, Processes
 
 Encoded = tuple[Sequence[int], Sequence[int]]
@@ -94,7 +95,8 @@ def forced_answers(
     Raises:
         TokenError: a prompt with its answer is longer than the model's context.
         NumericalError: the model gives no finite numbers for an answer; the message names it.
-        LangEditError: memory does not hold one text; batches are halved before that.
+        LangEditError: memory does not hold one text with one answer; batches, and the answers of
+            a text, are halved before that.
     """
     rows, owners = maximal_rows([(*prompt, *answer)[:-1] for prompt, answer in items])
     require_context(model, rows)
@@ -108,17 +110,32 @@ def forced_answers(
     ]
 
     def run(part: list[int]) -> dict[int, ForcedAnswer]:
-        return _run(model, [(rows[row], of_row[row]) for row in part], items)
+        if len(part) > 1:
+            return _run(model, [(rows[row], of_row[row]) for row in part], items)
+        text = rows[part[0]]
+        return halved(
+            of_row[part[0]],
+            lambda asked: _run(model, [(text, asked)], items),
+            "logits",
+            lambda asked: sum(len(items[item][1]) for item in asked),
+            "text with one answer",
+        )
+
+    def halved(
+        group: list[int],
+        work: Callable[[list[int]], dict[int, ForcedAnswer]],
+        kind: PassKind,
+        size: Callable[[list[int]], int],
+        one: str,
+    ) -> dict[int, ForcedAnswer]:
+        parts = halve_on_oom(group, work, limits=model.limits, kind=kind, size=size, one=one)
+        return {item: said for _, found in parts for item, said in found.items()}
+
+    def tokens(part: list[int]) -> int:
+        return len(part) * max(len(rows[row]) for row in part)
 
     def answer(own: Sequence[list[int]]) -> list[dict[int, ForcedAnswer]]:
-        return [
-            {
-                item: said
-                for _, found in halve_on_oom(part, run, one="text")
-                for item, said in found.items()
-            }
-            for part in own
-        ]
+        return [halved(part, run, "answers", tokens, "text") for part in own]
 
     found: dict[int, ForcedAnswer] = {}
     for answers in processes.spread(parts, answer):

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from langedit.editing.batching import halve_on_oom, micro_batches
+from langedit.editing.batching import halve_on_oom, micro_batches, with_less_memory
 from langedit.editing.requests import shortened
 from langedit.errors import FactError
 from langedit.evaluation.forced import no_numbers, require_context, spoiled
 from langedit.facts import Language
-from langedit.models import EditableModel, encode_text, pad_batch
+from langedit.models import EditableModel, PaddedBatch, encode_text, pad_batch
 from langedit.parallel import ALONE, Processes
 
 
@@ -71,11 +71,17 @@ def continue_greedily(
             return [ids for p in batch for ids in run([p])]
         return list(_generate(model, batch, most))
 
+    def tokens(batch: list[tuple[int, ...]]) -> int:
+        return len(batch) * max(len(p) + needed[p] for p in batch)
+
+    def halved(batch: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        parts = halve_on_oom(
+            batch, run, limits=model.limits, kind="continuations", size=tokens, one="prompt"
+        )
+        return [ids for _, part in parts for ids in part]
+
     def generate(own: Sequence[list[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
-        return [
-            [ids for _, part in halve_on_oom(batch, run, one="prompt") for ids in part]
-            for batch in own
-        ]
+        return [halved(batch) for batch in own]
 
     found: dict[tuple[int, ...], tuple[int, ...]] = {}
     for batch, texts in zip(batches, processes.spread(batches, generate), strict=True):
@@ -166,12 +172,30 @@ def text_log_likelihoods(
     sequences = [encode_text(model.tokenizer, text)[: model.context] for text in texts]
     groups = micro_batches([len(sequence) for sequence in sequences], batch_tokens)
 
+    def chosen_of(batch: PaddedBatch) -> Tensor:
+        """(n, t - 1) log-probabilities of the tokens but the first; any where there is padding."""
+        width = batch.ids.shape[1]
+        if len(batch.ids) > 1:
+            return _chosen(model, batch, torch.arange(width))[:, :-1]
+
+        def parts_of(most: int) -> Tensor:
+            starts = range(0, width, most)
+            columns = [torch.arange(at, min(at + most, width)) for at in starts]
+            return torch.cat([_chosen(model, batch, own) for own in columns], dim=1)[:, :-1]
+
+        return with_less_memory(
+            parts_of,
+            width,
+            most=width,
+            least=1,
+            limits=model.limits,
+            kind="logits",
+            what="one text",
+        )
+
     def run(group: list[int]) -> list[tuple[float, int]]:
         batch = pad_batch([sequences[i] for i in group], model.pad_id)
-        with torch.no_grad():
-            logits = model.logits(batch)[:, :-1].float()
-            expected = batch.ids[:, 1:].to(logits.device)
-            chosen = logits.gather(-1, expected[..., None])[..., 0] - logits.logsumexp(-1)
+        chosen = chosen_of(batch)
         lengths = [len(sequences[i]) - 1 for i in group]
         rows = (row[:length].cpu() for row, length in zip(chosen, lengths, strict=True))
         found = [(float(row.double().sum()), len(row)) for row in rows]
@@ -180,13 +204,33 @@ def text_log_likelihoods(
                 raise spoiled(model, f"the text {shortened(texts[i])!r}")
         return found
 
+    def tokens(group: list[int]) -> int:
+        return len(group) * max(len(sequences[i]) for i in group)
+
+    def halved(group: list[int]) -> list[tuple[float, int]]:
+        parts = halve_on_oom(group, run, limits=model.limits, kind="texts", size=tokens, one="text")
+        return [text for _, part in parts for text in part]
+
     def read(own: Sequence[list[int]]) -> list[list[tuple[float, int]]]:
-        return [
-            [text for _, part in halve_on_oom(group, run, one="text") for text in part]
-            for group in own
-        ]
+        return [halved(group) for group in own]
 
     return [text for group in processes.spread(groups, read) for text in group]
+
+
+def _chosen(model: EditableModel, batch: PaddedBatch, columns: Tensor) -> Tensor:
+    """(n, m) log-probabilities that columns give to the tokens after them; any after the last.
+
+    Args:
+        model: the model.
+        batch: padded on the right.
+        columns: (m,) int64; all of them, or a few at which logits are to be had in this pass.
+    """
+    whole = len(columns) == batch.ids.shape[1]
+    with torch.no_grad():
+        logits = model.logits(batch, columns=None if whole else columns).float()
+        following = (columns + 1).clamp(max=batch.ids.shape[1] - 1)
+        expected = batch.ids[:, following].to(logits.device)
+        return logits.gather(-1, expected[..., None])[..., 0] - logits.logsumexp(-1)
 
 
 def _generate(

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from langedit.models.attention import Attention, replace_attention
 from langedit.models.hooks import Recorder
+from langedit.models.memory import ran_out_of_memory
 from langedit.models.offload import input_device
 from langedit.models.structure import ModelStructure
 
@@ -115,9 +116,9 @@ def _attention(model: PreTrainedModel, structure: ModelStructure) -> str | None:
     try:
         with torch.no_grad(), replace_attention(noting):
             model(input_ids=ids, past_key_values=cache, use_cache=True)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        if ran_out_of_memory(error):
+            raise
         return None  # the model takes no cache of this kind
     blocks = [model.get_submodule(f"{structure.layers}.{i}") for i in range(structure.n_layers)]
     names = {
@@ -188,9 +189,9 @@ def _packs(model: PreTrainedModel, structure: ModelStructure) -> bool:
     mask = packed_mask(attends, model.dtype)
     try:
         packed = run({"input_ids": ids, "position_ids": positions, "attention_mask": mask})[0]
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError):
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if ran_out_of_memory(error):
+            raise
         return False  # the model takes no mask of this kind
-    error, ignored = (packed - alone).norm(), (together - alone).norm()
-    return bool(error <= _PACKING_ERROR * ignored)
+    missed, ignored = (packed - alone).norm(), (together - alone).norm()
+    return bool(missed <= _PACKING_ERROR * ignored)

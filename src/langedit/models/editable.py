@@ -16,6 +16,7 @@ from langedit.models.behaviour import LayerBehaviour, attention_window
 from langedit.models.chat import ChatSettings
 from langedit.models.hooks import hidden_of
 from langedit.models.identity import ModelIdentity, weights_hash
+from langedit.models.memory import MemoryLimits
 from langedit.models.offload import compute_device, find_offloaded, input_device, values_of
 from langedit.models.padding import PaddedBatch
 from langedit.models.structure import ModelStructure
@@ -32,6 +33,7 @@ class EditableModel:
         structure: names and sizes of its parts.
         revision: revision asked for when loading, if any.
         chat: how facts and questions are put to the model; None: as plain text.
+        limits: what its memory was found not to hold at once.
     """
 
     def __init__(
@@ -54,10 +56,13 @@ class EditableModel:
         self.structure = structure
         self.revision = revision
         self.chat = chat
+        self.limits = MemoryLimits()
 
     def with_chat(self, chat: ChatSettings | None) -> EditableModel:
         """The same model and weights, with facts and questions put to it in another way."""
-        return EditableModel(self.model, self.tokenizer, self.structure, self.revision, chat)
+        other = EditableModel(self.model, self.tokenizer, self.structure, self.revision, chat)
+        other.limits = self.limits
+        return other
 
     # --- parts ------------------------------------------------------------------------------------
 

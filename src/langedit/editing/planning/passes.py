@@ -117,7 +117,9 @@ def _targets(
     """What comes before the first step of a group, and one step."""
     tracker = _tracker(model)
     with tracker:
-        problem = TargetLoss.build(requests, model, config, site=site, use_cache=True)
+        problem = TargetLoss.build(
+            requests, model, config, site=site, use_cache=True, tokens=config.micro_batch_tokens
+        )
         prepare = PassCost(bytes=tracker.peak, flops=tracker.flops)
         tracker.reset_peak()
         problem.evaluate(torch.zeros_like(problem.initial_hidden), gradient=True).gradient()
