@@ -36,6 +36,9 @@ def run(
 ) -> dict[str, Any]:
     """Seconds of every batch, and of the last one by a dense solve as in the published codes.
 
+    Methods that weigh past keys go on at half the width, to one and a half times as many edits as
+    that is.
+
     Raises:
         NumericalError: an update of the last batch is not that of the dense solve.
     """
@@ -51,9 +54,10 @@ def run(
         own = {"seconds": stream.seconds, "held_bytes": stream.held_bytes()}
         if name != "langedit":  # whose straightforward way is a part of its own
             own |= _compare(name, moment, drawn, update)
-        state = stream.state
-        if state.memory is not None:
-            forgetful = replace(state, memory=None)
+        before = stream.earlier
+        assert before is not None
+        if before.memory is not None:
+            forgetful = replace(before, memory=None)
             own["whole_history_seconds"] = least_seconds(
                 lambda m=method, s=forgetful: m.solve(s, *(t.clone() for t in drawn[-1]))
             )
@@ -63,7 +67,30 @@ def run(
             f"batch {batches} {stream.seconds[-1]:.3f} s",
             flush=True,
         )
-    return {"d_in": d_in, "d_out": d_out, "facts": facts, "batches": batches, "methods": found}
+    return {
+        "d_in": d_in,
+        "d_out": d_out,
+        "facts": facts,
+        "batches": batches,
+        "methods": found,
+        "long": _long(d_in // 2, d_out, facts),
+    }
+
+
+def _long(d_in: int, d_out: int, facts: int) -> dict[str, Any]:
+    """Seconds and bytes held after every batch, to more edits than the layer is wide."""
+    keys = SimulatedKeys(d_in)
+    moment = keys.moment()
+    moment = moment.with_spectrum(Spectrum.of(moment.mean))
+    found = {}
+    for name in ("alphaedit", "memit-seq"):
+        stream, held = Stream.begin(moment, d_out, METHODS[name]), []
+        while len(held) * facts < 1.5 * d_in:
+            stream.edit(keys.draw(facts), torch.randn(facts, d_out))
+            held.append(stream.held_bytes())
+        found[name] = {"seconds": stream.seconds, "held_bytes": held}
+        print(f"  {name}: {len(held) * facts} edits at a width of {d_in}", flush=True)
+    return {"d_in": d_in, "d_out": d_out, "methods": found}
 
 
 def _compare(

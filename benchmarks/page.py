@@ -239,21 +239,54 @@ def _methods(found: Figures, _docs: Path) -> list[str]:
         "dense solve, s",
         "MiB held",
     )
+    largest = max(own.get("difference", 0.0) for own in found["methods"].values())
     return [
-        f"## Methods in one stream, d_in {found['d_in']}, {found['facts']} facts a batch, "
+        f"## Methods in one stream, d_in {found['d_in']:,}, {found['facts']} facts a batch, "
         f"{last} batches",
         "",
-        "A batch is measured as above. `whole history`: the solve of the last batch alone, with",
+        "A batch is measured as above. `whole history`: the solve alone of the last batch, with",
         "all earlier keys in one system of equations instead of what is remembered of them.",
         "`dense solve`: the last system of the published code, in float32 like there, without the",
         "sums of outer products that make it. Updates are those of the same system solved in",
-        "float64, to a relative "
-        f"{max(own.get('difference', 0.0) for own in found['methods'].values()):.0e}.",
+        f"float64, to a relative {largest:.0e}. Held are states, factors and weights, as above;",
+        f"three stacks of d_in² float32, without a weight, are {_stacks(found['d_in'])} MiB.",
         "",
         *table(heads, rows),
         "",
         *_goals(*goals),
+        "",
+        *_long_stream(found["long"], found["facts"]),
     ]
+
+
+def _long_stream(found: Figures, facts: int) -> list[str]:
+    """More edits than the layer is wide."""
+    d_in, d_out, methods = found["d_in"], found["d_out"], found["methods"]
+    count = len(next(iter(methods.values()))["seconds"])
+    rows = []
+    for number in sorted({2, *(round(count * part / 6) for part in range(1, 7))}):
+        cells = [f"{number * facts:,}"]
+        for own in methods.values():
+            seconds = own["seconds"][max(0, number - 3) : number]
+            cells += [
+                f"{max(seconds):.3f}",
+                f"{own['held_bytes'][number - 1] / 2**20:.0f}",
+            ]
+        rows.append(cells)
+    heads = [f"{name}, {what}" for name in methods for what in ("s", "MiB held")]
+    return [
+        f"On and on at a width of {d_in:,} (d_out {d_out:,}): the slowest of the last three",
+        "batches, and what is held. What is remembered of earlier keys grows until there are a",
+        "quarter more of them than the layer is wide; then it is made as small as the layer again,",
+        f"which one batch has to wait for. Three stacks of d_in² float32 are {_stacks(d_in)} MiB.",
+        "",
+        *table(("edits", *heads), rows),
+    ]
+
+
+def _stacks(d_in: int) -> str:
+    """MiB of the published code's three stacks of matrices, for one layer."""
+    return f"{3 * 4 * d_in**2 / 2**20:.0f}"
 
 
 def _at(size: int, sizes: Sequence[float], seconds: Sequence[float]) -> str:

@@ -17,6 +17,7 @@ from benchmarks.baseline import (
     baseline_target,
 )
 from benchmarks.held import held_bytes
+from benchmarks.page import SECTIONS
 from benchmarks.streams import Stream, exponent, make_method, run_stream
 from benchmarks.world import SimulatedKeys
 from langedit.editing import (
@@ -170,7 +171,8 @@ def test_exponents() -> None:
 
 
 def test_streams_of_all_closed_forms(tmp_path, capsys) -> None:
-    found = methods.run(tmp_path, d_in=256, d_out=8, facts=5, batches=4)["methods"]
+    whole = methods.run(tmp_path, d_in=256, d_out=8, facts=5, batches=4)
+    found = whole["methods"]
     assert list(found) == ["langedit", "alphaedit", "memit", "memit-seq"]
     assert all(len(own["seconds"]) == 4 for own in found.values())
     assert all(own["difference"] < 2e-7 for name, own in found.items() if name != "langedit")
@@ -178,6 +180,13 @@ def test_streams_of_all_closed_forms(tmp_path, capsys) -> None:
         "alphaedit",
         "memit-seq",
     ]
+    edits = len(whole["long"]["methods"]["memit-seq"]["seconds"]) * 5
+    assert 1.5 * 128 <= edits < 1.5 * 128 + 5
+    page = "\n".join(SECTIONS["methods"](whole, tmp_path))
+    rows = [line for line in page.splitlines() if line.startswith("| `memit-seq`")]
+    assert len(rows) == 2  # its times, and its goal
+    assert f"| {edits:,} | " in page
+    assert "are 1 MiB" in page  # 3 * 256² * 4 bytes, rounded
 
 
 def test_a_stream_that_differs_from_the_dense_solve_is_refused(tmp_path, monkeypatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import end_to_end, gpu, run
+from benchmarks.page import SECTIONS
 from langedit.editing import EditConfig, prepare_request
 from langedit.errors import NumericalError
 
@@ -125,6 +126,28 @@ def test_the_same_with_one_thread_is_told_as_that(tmp_path, capsys, monkeypatch)
     page = (tmp_path / "performance.md").read_text(encoding="utf-8")
     assert "| whole batches, times faster | ≥ 20 | 25.0 | met |" in page
     assert ", 1 threads" in page
+
+
+def test_the_page_tells_what_the_ratio_of_the_targets_is_bounded_by(tmp_path) -> None:
+    stage = {"langedit": 2.0, "baseline": 20.0, "ratio": 10.0}
+    found = {
+        "facts": 100,
+        "batches": 4,
+        "texts": 10,
+        "stages": dict.fromkeys(("targets", "whole batches", "second moments"), stage),
+        "open_seconds": {"with_kept_spectra": 0.5},
+        "scores": {name: {"efficacy": 0.5} for name in ("langedit", "baseline")},
+        "target_gflop": {"langedit": 0.4, "baseline": 5.0},
+        "profile": {"targets": {"seconds": 1.0, "flops": 2e9}},
+        "tolerances": {"second moments": 1e-5},
+        "differences": {"second moments": 1e-6},
+        "chaos": {"largest": 1e-6, "baseline_on_changed_weights": 1e-3},
+    }
+    page = "\n".join(SECTIONS["end-to-end"](found, tmp_path))
+    assert "| whole batches, times faster | ≥ 20 | 10.0 | missed |" in page
+    assert "12.5 times\nfewer" in page
+    assert "the baseline's rate they are done: 80 %." in page
+    assert "| targets | 1.00 | 2.0 |" in page
 
 
 def test_a_busy_machine_is_warned_about(monkeypatch, capsys) -> None:

@@ -38,6 +38,25 @@ def test_a_restored_editor_edits_the_next_batch_alike(method: str, merge_shared:
     assert (other.weights_hash, other.state_hash) == (first.weights_hash, first.state_hash)
 
 
+@pytest.mark.parametrize("method", ["alphaedit", "memit-seq"])
+def test_an_undone_batch_leaves_no_trace_after_more_edits_than_the_layer_is_wide(
+    method: str,
+) -> None:
+    """What solves know of past keys was made smaller by then."""
+    straight, straying = editor(method, value_steps=1), editor(method, value_steps=1)
+    for number in range(12):
+        straight.apply((*FACTS, *LATER))
+        if number > 8:
+            straying.apply(FACTS[:3])
+            straying.undo()
+        straying.apply((*FACTS, *LATER))
+        assert straying.weights_hash == straight.weights_hash
+    memory = straight.layer_states[1].memory
+    assert memory is not None
+    assert memory.count == 72
+    assert len(memory.soft) <= 60
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_an_earlier_batch_is_removed_or_refused(method: str) -> None:
     edited = editor(method)

@@ -18,6 +18,7 @@ from langedit.linalg import (
     gram,
     pooled_moment,
 )
+from langedit.linalg.whitening import TriangularWhitening
 
 
 def rows(n: int, d: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -239,7 +240,7 @@ def test_rounding_stays_with_the_moment() -> None:
     ("use", "what"),
     [
         (lambda m: NullSpaceProjector.from_moment(m, threshold=0.5), "cuts the null space"),
-        (lambda m: MomentSolver.from_moment(m, 3.0), "its smallest pivot"),
+        (lambda m: MomentSolver.from_moment(m, 3.0), "its smallest eigenvalue"),
         (
             lambda m: MomentSolver.from_projected(NullSpaceProjector.empty(3), m, 10.0, ridge=0.1),
             "ridge / corpus_weight",
@@ -255,3 +256,11 @@ def test_a_moment_that_is_not_known_well_enough_is_refused(use, what: str) -> No
             continue
         with pytest.raises(NumericalError, match=f"a tenth of .*{what}.*--precision float64"):
             use(moment)
+
+
+def test_a_factor_knows_its_smallest_eigenvalue_and_not_its_smallest_pivot() -> None:
+    values = torch.logspace(0, -7, 200, dtype=torch.float64)
+    basis = torch.linalg.qr(rows(200, 200)).Q
+    factor = TriangularWhitening.of((basis * values) @ basis.T)
+    assert 1e-7 * 0.999 <= factor.smallest() <= 2e-7
+    assert float(factor.factor.diagonal().amin()) ** 2 > 5e-7  # the control

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from langedit.errors import ConfigError
+from langedit.errors import ConfigError, NumericalError
 from langedit.linalg import NullSpaceAngle, NullSpaceProjector, SecondMoment, principal_angles
 from langedit.parallel import ALONE, Processes
 
@@ -103,18 +103,27 @@ class AngleWatch:
             halves: layer -> the moments of both; the same in all processes.
             processes: each measures its share of the layers; all get the angles, and so decide
                 alike. The first one tells the goal's `on_look`.
+
+        Raises:
+            NumericalError: products in float32 lost too much for the goal's null space; the
+                message names the layer.
         """
         self._next = math.ceil(_GROWTH * tokens)
         if not halves:
             return False
         angles = processes.spread(
-            list(halves),
-            lambda own: [self._goal.measure(*halves[layer], self._devices[layer]) for layer in own],
+            list(halves), lambda own: [self._measure(layer, halves[layer]) for layer in own]
         )
         self._found = dict(zip(halves, angles, strict=True))
         if self._goal.on_look is not None and processes.is_first:
             self._goal.on_look(tokens, self._found)
         return all(angle.degrees < self._goal.degrees for angle in angles)
+
+    def _measure(self, layer: int, halves: tuple[SecondMoment, SecondMoment]) -> NullSpaceAngle:
+        try:
+            return self._goal.measure(*halves, self._devices[layer])
+        except NumericalError as error:
+            raise NumericalError(f"layer {layer}: {error}") from error
 
     def last(
         self, tokens: int, halves: Callable[[], Halves], processes: Processes = ALONE

@@ -78,7 +78,9 @@ def collect_moments(
         ConfigError: When a number is out of range or no layer is given.
         ModelError: When the model has no such layer, or is not in evaluation mode.
         MomentsError: When the corpus gives no token, or memory does not hold one row of a batch.
-        NumericalError: When a key is not finite; the message names layer and text.
+        NumericalError: When a key is not finite; the message names layer and text. When, at the
+            first look, products in float32 have lost too much for the null space that `until` asks
+            about.
         ProcessError: Models, corpora or goals of the processes differ, or one ended.
     """
     wanted = sorted(set(layers))

@@ -269,6 +269,7 @@ class Editor:
             self._write(self._weights)
             raise
         with timed(seconds, "advance", self._profiler):
+            self._state.forget()
             self._earlier = self._state.sharing(state), digest
             self._start, self._state = self._start.sharing(state), state
         self._hold(weights)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from langedit.editing.batch import with_float64
 from langedit.editing.moments import LayerMoment
 from langedit.linalg import MomentAccumulator, NullSpaceAngle, SecondMoment
 from langedit.models import EditableModel
@@ -45,6 +46,8 @@ class KeyPool:
         self._names = {layer: model.weight_name(layer) for layer in layers}
         width = model.structure.d_in
         devices = [model.projection_device(layer) for layer in layers]
+        if products == torch.float64:
+            devices = [with_float64(device) for device in devices]
         self._sums = [
             [MomentAccumulator(width, device, products=products) for device in devices]
             for _ in range(2 if halves else 1)
@@ -143,7 +146,8 @@ class KeyPool:
 
 def _pooled(own: MomentAccumulator, tokens: int, processes: Processes) -> SecondMoment:
     """The moment over all processes' keys, `tokens` in all."""
-    lost = processes.sum(torch.tensor([own.rounding()], dtype=torch.float64))
+    total = own.total()
+    lost = processes.sum(torch.tensor([own.rounding(total)], dtype=torch.float64))
     return SecondMoment(
-        count=tokens, mean=processes.sum(own.total()) / tokens, rounding=float(lost) / tokens
+        count=tokens, mean=processes.sum(total) / tokens, rounding=float(lost) / tokens
     )

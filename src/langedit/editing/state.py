@@ -76,6 +76,11 @@ class EditorState:
             digest=digest,
         )
 
+    def forget(self) -> None:
+        """Keep nothing that was worked out of the batch that follows."""
+        for own in self.layers.values():
+            own.forget()
+
     def sharing(self, later: EditorState) -> EditorState:
         """The same, with its tensors kept as the beginnings of those of a state made of it."""
         layers = {layer: own.sharing(later.layers[layer]) for layer, own in self.layers.items()}

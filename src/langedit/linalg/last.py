@@ -28,6 +28,10 @@ class LastRows(Generic[Found]):
             return None
         return entry[2]
 
+    def clear(self) -> None:
+        """Keep nothing."""
+        self.entry = None
+
     def note(self, rows: Tensor, found: Found) -> None:
         """Keep what was found of rows until they are gone, or others come."""
         if rows.is_inference():  # nobody knows whether such tensors are written to

@@ -49,7 +49,8 @@ class MomentSolver:
         """
         require_positive("moment_weight", weight)
         whitening = TriangularWhitening.of(moment.mean.to(torch.float64) * weight)
-        moment.require_resolved(whitening.smallest / weight, "its smallest pivot")
+        if moment.rounding:
+            moment.require_resolved(whitening.smallest() / weight, "its smallest eigenvalue")
         return cls(whitening=whitening)
 
     @classmethod
@@ -103,6 +104,8 @@ class MomentSolver:
             NumericalError: When nothing is left of the null space, the projector is not that of
                 the moment, or the moment is not known well enough for the ridge.
         """
+        require_positive("moment_weight", weight)
+        require_positive("ridge", ridge)
         require_space_left(projector)
         moment.require_resolved(ridge / weight, "ridge / corpus_weight")
         threshold = projector.threshold
@@ -140,7 +143,8 @@ class MomentSolver:
             residuals: `(n, d_out)`.
             history: `(m, d_in)` or `None`.
             memory: what is known of the history's `coordinates`, so that only the batch is solved
-                for; without it, or where it does not bear the batch, the whole system is.
+                for; without it, or where that is no way (`RecursiveRidge.directions`), the whole
+                system is.
 
         Raises:
             NumericalError: When shapes differ, values are not finite, or the memory is not that
@@ -150,9 +154,8 @@ class MomentSolver:
         left = check_operands(keys, residuals, width, device)
         require_memory_of(memory, history)
         rows = self.coordinates(keys)
-        if memory is not None and memory.bears(rows):
-            right = memory.directions(rows)
-        else:
+        right = None if memory is None else memory.directions(rows)
+        if right is None:
             if history is not None:
                 past = require_rows("history", history.to(device), width)
                 rows = torch.cat([self._coordinates(past), rows])
@@ -194,6 +197,12 @@ class MomentSolver:
         closed = self.closed or NullSpaceProjector.empty(self.whitening.width, whitened.device)
         closed = closed.extend(whitened, SMALLEST_TOLERANCE)
         return replace(self, projector=projector, closed=closed)
+
+    def forget(self) -> None:
+        """Keep nothing of the keys asked for last."""
+        self._last.clear()
+        if self.closed is not None:
+            self.closed.forget()
 
     def to(self, device: torch.device, projector: NullSpaceProjector | None) -> MomentSolver:
         """Return the same solver on another device, with its projector as it is there."""
@@ -245,7 +254,8 @@ def require_memory_of(memory: RecursiveRidge | None, history: Tensor | None) -> 
     past = 0 if history is None else len(history)
     if memory is not None and memory.count != past:
         raise NumericalError(
-            f"memory: expected that of the {past} keys of the history, got one of {memory.count}"
+            f"memory: expected that of the {past} keys of the history, got one of {memory.count}: "
+            "a method that weighs past keys ends its advance with LayerState.after_weighing"
         )
 
 

@@ -32,8 +32,9 @@ class SecondMoment:
         count: Number of keys behind the mean, above zero.
         mean: `(d, d)` symmetric, float64 or float32.
         spectrum: Its eigendecomposition, where that is at hand.
-        rounding: By how much (Frobenius norm) `mean` is away from the exact one, as far as that was
-            measured: 0 where all was done in float64. No eigenvalue is off by more.
+        rounding: By how much (Frobenius norm) products and storage in float32 took `mean` away from
+            the exact one, as measured with a few random vectors; 0 where all is in float64. About
+            so much, at most, every eigenvalue is off.
 
     Raises:
         NumericalError: When the mean is not a finite symmetric square matrix with a count.
@@ -123,8 +124,9 @@ class SecondMoment:
         if self.rounding > _RESOLVED * size:
             raise NumericalError(
                 f"second moment: expected one that is known to a tenth of {what}, {size:.3g}, got "
-                f"one with an error of up to {self.rounding:.2g} from products in float32: collect "
-                "it in float64 (langedit stats --precision float64)"
+                f"one with an error of about {self.rounding:.2g} from float32: collect it with "
+                "products in float64 (langedit stats --precision float64, the default) and keep it "
+                "in float64"
             )
 
 
@@ -229,11 +231,9 @@ class MomentAccumulator:
         """
         if self.count == 0:
             raise NumericalError("second moment: no key was added; the corpus gave no tokens")
-        return SecondMoment(
-            count=self.count,
-            mean=self.total() / self.count,
-            rounding=self.rounding() / self.count,
-        )
+        total = self.total()
+        rounding = self.rounding(total) / self.count
+        return SecondMoment(count=self.count, mean=total / self.count, rounding=rounding)
 
     def total(self) -> Tensor:
         """Return the sum `Σ k kᵀ (d, d)` so far, in float64 on the CPU; zeros without a key."""
@@ -243,11 +243,11 @@ class MomentAccumulator:
             return (total + total.T) / 2
         return total.tril() + total.tril(-1).T
 
-    def rounding(self) -> float:
-        """Return the measured Frobenius norm of what `total` is off by."""
+    def rounding(self, total: Tensor) -> float:
+        """Return the Frobenius norm, as measured, of what `total`, as returned, is off by."""
         if self._probes is None or self._mapped is None:
             return 0.0
-        off = self.total() @ self._probes.cpu() - self._mapped.cpu()
+        off = total @ self._probes.cpu() - self._mapped.cpu()
         return float(torch.linalg.matrix_norm(off)) / math.sqrt(_PROBES)
 
     def _add_panels(self, keys: Tensor) -> None:

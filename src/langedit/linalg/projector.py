@@ -220,6 +220,10 @@ class NullSpaceProjector:
             basis=basis, threshold=self.threshold, _grown=grown.first(self.rank)
         )
 
+    def forget(self) -> None:
+        """Keep nothing of the keys asked for last."""
+        self._last.clear()
+
     def dense(self) -> Tensor:
         """Return `P (d_in, d_in)` in float64."""
         identity = torch.eye(self.d_in, dtype=torch.float64, device=self.basis.device)

@@ -18,6 +18,21 @@ _BEYOND = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class _Innovation:
+    """What rows add to earlier ones.
+
+    Attributes:
+        left: `(n, width)`, what the earlier ones leave of them.
+        factor: `(n, n)`, lower triangular, of the system that is left for them.
+        energy: that of all rows together.
+    """
+
+    left: Tensor
+    factor: Tensor
+    energy: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RecursiveRidge:
     """Recursive least squares in square-root form: what earlier rows `H` leave of later ones.
 
@@ -30,7 +45,8 @@ class RecursiveRidge:
         soft: `Y (r, width)` float64. Once `r` is well beyond the width, `width` rows with the same
             `YᵀY` take their place.
         ridge: weight of the identity, above zero.
-        energy: `Σ |h|²` over the rows, which bounds the condition number.
+        energy: a bound of `‖H‖²` (largest singular value, squared): the sum of those of the
+            batches, which is near it where batches are alike, and small where they are not.
         count: number of rows `h`.
     """
 
@@ -39,47 +55,57 @@ class RecursiveRidge:
     energy: float = 0.0
     count: int = 0
     _grown: GrowingRows | None = field(default=None, repr=False)
-    _last: LastRows[tuple[Tensor, Tensor]] = field(default_factory=LastRows, init=False, repr=False)
+    _last: LastRows[_Innovation] = field(default_factory=LastRows, init=False, repr=False)
 
     @classmethod
     def begin(cls, width: int, ridge: float, device: torch.device | str | None = None) -> Self:
         """Know no rows yet."""
         return cls(soft=torch.zeros(0, width, dtype=torch.float64, device=device), ridge=ridge)
 
-    def bears(self, rows: Tensor) -> bool:
-        """Whether a bound of the condition number allows these rows `(n, width)` to join in."""
-        return (self.energy + _energy(rows)) / self.ridge + 1.0 <= SQUARABLE
-
-    def directions(self, rows: Tensor) -> Tensor:
+    def directions(self, rows: Tensor) -> Tensor | None:
         """Return the last `n` rows of `(G Gᵀ + ridge·I)⁻¹ G` for `G`: earlier rows, then these.
 
         Args:
-            rows: `(n, width)` float64, which `bears` allows.
+            rows: `(n, width)` float64.
 
-        Raises:
-            torch.linalg.LinAlgError: When it does not, and the system is singular.
+        Returns:
+            `None` where this is no way to find them: where a bound of the condition number is too
+            large, or where there are more rows than the width, so that the system of `n` equations
+            is the larger one.
         """
-        left, factor = self._innovation(rows)
-        return torch.cholesky_solve(left, factor)
+        if len(rows) > rows.shape[1]:
+            return None
+        found = self._innovation(rows)
+        return None if found is None else torch.cholesky_solve(found.left, found.factor)
 
-    def after(self, rows: Tensor) -> Self:
-        """Return the same with these rows `(n, width)` among the earlier ones; `bears` allows it.
+    def after(self, rows: Tensor) -> Self | None:
+        """Return the same with these rows `(n, width)` among the earlier ones.
 
-        Raises:
-            torch.linalg.LinAlgError: When it does not, and the system is singular.
+        Returns:
+            `None` where a bound of the condition number is too large: then all rows have to be
+            solved for together, from now on.
         """
-        left, factor = self._innovation(rows)
-        more = solve_lower(factor, left)
+        known: Self | None = self
+        for part in torch.split(rows, rows.shape[1]):
+            known = None if known is None else known._after(part if len(part) < len(rows) else rows)
+        return known
+
+    def _after(self, rows: Tensor) -> Self | None:
+        found = self._innovation(rows)
+        if found is None:
+            return None
+        more = solve_lower(found.factor, found.left)
         known, most = len(self.soft), most_rows(self.soft.shape[1])
         grown = (self._grown or GrowingRows.begin(self.soft)).with_rows(known, more, most=most)
         soft = grown.rows(known + len(more))
         if len(soft) > most:
-            soft = torch.linalg.qr(soft, mode="r").R
+            # Row by row, as what grows is laid out: products then have the same bits.
+            soft = torch.linalg.qr(soft, mode="r").R.contiguous()
             grown = GrowingRows.begin(soft)
         return type(self)(
             soft=soft,
             ridge=self.ridge,
-            energy=self.energy + _energy(rows),
+            energy=found.energy,
             count=self.count + len(rows),
             _grown=grown,
         )
@@ -105,26 +131,29 @@ class RecursiveRidge:
             soft=soft, ridge=self.ridge, energy=self.energy, count=self.count, _grown=grown
         )
 
-    def _innovation(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What earlier rows leave of these, `(n, width)`, and the factor of these rows' system.
+    def _innovation(self, rows: Tensor) -> _Innovation | None:
+        """What these rows add, or `None` where they make the system too ill-conditioned.
 
         The solve of a batch asks for it, and so does joining it: it is worked out once.
         """
         found = self._last.find(rows)
         if found is None:
+            energy = self.energy + float(torch.linalg.eigvalsh(rows @ rows.T)[-1])
+            if not energy / self.ridge + 1.0 <= SQUARABLE:
+                return None
             left = torch.addmm(rows, rows @ self.soft.T, self.soft, alpha=-1)
             system = left @ rows.T
             system = (system + system.T) / 2
             system.diagonal().add_(self.ridge)
-            found = left, torch.linalg.cholesky(system)
+            found = _Innovation(left=left, factor=torch.linalg.cholesky(system), energy=energy)
             self._last.note(rows, found)
         return found
+
+    def forget(self) -> None:
+        """Keep nothing of the rows asked for last."""
+        self._last.clear()
 
 
 def most_rows(width: int) -> int:
     """Rows that are kept at most of a width, until as many as the width take their place."""
     return int((1 + _BEYOND) * width)
-
-
-def _energy(rows: Tensor) -> float:
-    return float(torch.linalg.vector_norm(rows)) ** 2

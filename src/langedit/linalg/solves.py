@@ -84,8 +84,8 @@ def projected_update(
         moment: `C0`, to weigh the directions that the projector leaves; needs `moment_weight`.
         moment_weight: `λ`.
         memory: what is known of the projected keys of the history, with this ridge, so that only
-            the batch is solved for; without it, where it does not bear the batch, and with a
-            moment, the whole system is.
+            the batch is solved for; without it, where that is no way (`RecursiveRidge.directions`),
+            and with a moment, the whole system is.
 
     Raises:
         ConfigError: When `ridge` or `moment_weight` is out of range, or only one of `moment`
@@ -104,8 +104,9 @@ def projected_update(
         raise NumericalError(f"memory: expected one of ridge {ridge}, got {memory.ridge}")
     left = check_operands(keys, residuals, projector.d_in, projector.basis.device)
     rows = projector.project_keys(keys)
-    if moment is None and memory is not None and memory.bears(rows):
-        return LowRankUpdate(left=left, right=projector.settle(memory.directions(rows)))
+    known = None if memory is None or moment is not None else memory.directions(rows)
+    if known is not None:
+        return LowRankUpdate(left=left, right=projector.settle(known))
     if history is not None:
         past = require_rows("history", history.to(rows.device), projector.d_in)
         rows = torch.cat([projector.apply(past), rows])

@@ -14,6 +14,9 @@ from langedit.linalg.moments import SecondMoment
 from langedit.linalg.ridge import solve_lower, solve_upper
 from langedit.linalg.spectrum import Spectrum
 
+# Vectors and steps of an inverse iteration: enough for a factor of two.
+_ITERATED, _ITERATIONS = 4, 4
+
 
 class Whitening(Protocol):
     """A map `W` with `A⁻¹ = W Wᵀ`, on the space in which `A` is inverted."""
@@ -70,19 +73,24 @@ class TriangularWhitening:
         """
         factor, info = torch.linalg.cholesky_ex(matrix)
         limit = 10 * torch.finfo(matrix.dtype).eps * float(matrix.diagonal().amax())
-        found = cls(factor=factor)
-        if int(info) != 0 or not found.smallest > limit:
+        smallest = float(factor.diagonal().amin()) ** 2
+        if int(info) != 0 or not smallest > limit:
             raise NumericalError(
                 f"second moment: expected a positive definite {len(matrix)}x{len(matrix)} matrix, "
                 "got one that is singular to working precision; collect it from more tokens than "
                 "the layer is wide, and keep it in float64"
             )
-        return found
+        return cls(factor=factor)
 
-    @property
     def smallest(self) -> float:
-        """Smallest pivot of `A`: no less than its smallest eigenvalue."""
-        return float(self.factor.diagonal().amin()) ** 2
+        """Estimate the smallest eigenvalue of `A`, from above, by inverse iteration."""
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn(_ITERATED, self.d_in, dtype=torch.float64, generator=generator)
+        rows = rows.to(self.factor)
+        for _ in range(_ITERATIONS):
+            directions = torch.linalg.qr(self.back(self.whiten(rows)).T).Q
+            rows = directions.T
+        return 1.0 / float(torch.linalg.matrix_norm(self.whiten(rows), ord=2)) ** 2
 
     @property
     def d_in(self) -> int:

@@ -25,9 +25,9 @@ from langedit.editing.planning import (
     shaped_model,
 )
 from langedit.editing.planning.quantisation import is_stand_in, value_count
-from langedit.editing.planning.sizes import most_directions
+from langedit.editing.planning.sizes import most_directions, most_remembered
 from langedit.errors import ConfigError, ModelError
-from langedit.linalg import NullSpaceProjector
+from langedit.linalg import NullSpaceProjector, RecursiveRidge
 
 PARAMETERS = {
     "gpt-j-6b": 6_050_882_784,
@@ -120,6 +120,31 @@ def test_bases_grow_as_planned(rank, size, batches):
         states = [*(own.sharing(grown) for own in (states[0], states[-1])), grown]
     work = Workload(edits=size * batches, batch_size=size)
     assert most_directions(rank, work, width) == (max(kept), max(growing))
+
+
+@pytest.mark.parametrize(("size", "batches"), [(10, 4), (10, 30), (25, 12), (60, 7)])
+def test_what_solves_know_of_past_keys_grows_as_planned(size, batches):
+    """Also when it was made smaller: then the state before shares nothing with the one after."""
+    width, generator = 96, torch.Generator().manual_seed(0)
+    earlier, present = None, RecursiveRidge.begin(width, 1.0)
+
+    def held(*known):
+        storages = (own.soft.untyped_storage() for own in known if own is not None)
+        return sum({s.data_ptr(): s.nbytes() for s in storages if s.nbytes()}.values()) / 8 / width
+
+    kept, growing = [], []
+    for _ in range(batches):
+        kept.append(held(earlier, present))
+        after = present.after(torch.randn(size, width, dtype=torch.float64, generator=generator))
+        growing.append(held(earlier, present, after))
+        earlier, present = present.sharing(after), after
+    work = Workload(edits=size * batches, batch_size=size)
+    planned = most_remembered(work, width)
+    assert planned[0] == max(kept)
+    smaller = size * batches > 1.25 * width
+    work_space = 3.5 * width + 2 * size if smaller else 0  # of making rows fewer
+    assert max(growing) <= planned[1] <= max(growing) + work_space
+    assert (planned[0] > 1.25 * width) == (batches > 4), "the control"
 
 
 def test_smaller_passes_and_precision_and_offloading_take_less():

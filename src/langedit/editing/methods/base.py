@@ -100,10 +100,14 @@ class LayerState:
             keys: (n, d_in) of the batch.
             rows: (n, width) the same as the solve has them.
         """
-        memory = self.memory
-        if memory is not None:
-            memory = memory.after(rows) if memory.bears(rows) else None
+        memory = None if self.memory is None else self.memory.after(rows)
         return replace(self.after(keys), memory=memory)
+
+    def forget(self) -> None:
+        """Keep nothing that was worked out of the last batch's keys and is asked for no more."""
+        for own in (self.projector, self.solver, self.memory):
+            if own is not None:
+                own.forget()
 
     @property
     def device(self) -> torch.device:

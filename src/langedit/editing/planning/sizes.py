@@ -91,7 +91,7 @@ class Sizes:
             width = d_in
         elif issubclass(method, AlphaEdit) and config.solve_history:
             width = d_in - rank if weighs else d_in
-        memory, memory_growing = most_directions(0, work, most_rows(width))
+        memory, memory_growing = most_remembered(work, width)
         return cls(
             layers=len(config.edited_layers),
             d_in=d_in,
@@ -144,3 +144,26 @@ def most_directions(rank: int, work: Workload, most: int | None) -> tuple[int, i
             larger = rows_with_room(known, more, most)
             growing, held = max(growing, held + larger), larger
     return kept, max(growing, held)
+
+
+def most_remembered(work: Workload, width: int) -> tuple[int, int]:
+    """The same of the rows of a `RecursiveRidge`, and of what making them fewer takes.
+
+    States from before and after rows were made fewer share nothing.
+    """
+    rows = held = earlier = kept = growing = 0
+    for _ in range(work.batches):
+        kept = max(kept, held + earlier)
+        total, storage = rows + work.batch, held
+        beside = earlier  # of the state that is kept for undo, and will not be after this batch
+        if total > held:
+            storage = rows_with_room(rows, work.batch, most_rows(width))
+            beside += held
+        growing = max(growing, beside + storage)
+        if total <= most_rows(width):
+            rows, held, earlier = total, storage, 0
+            continue
+        # The decomposition works in a copy; what it gives is laid out anew.
+        growing = max(growing, beside + storage + total + 2 * width)
+        rows, held, earlier = width, width, held
+    return kept, max(growing, held + earlier)
