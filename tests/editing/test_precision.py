@@ -197,7 +197,11 @@ def test_of_many_facts_without_numbers_three_are_named_and_the_others_counted():
 
 def spoil_reading(monkeypatch, *, key=None, hidden=None):
     """Keys, or hidden states, of one fact of a batch are spoiled wherever they are read."""
-    read, compute = LayerWalk.read, batch_module.compute_keys
+    read, compute, put_together = (
+        LayerWalk.read,
+        batch_module.compute_keys,
+        rome_module.keys_of_edits,
+    )
 
     def spoilt_read(self, layer):
         keys, reached = read(self, layer)
@@ -213,9 +217,15 @@ def spoil_reading(monkeypatch, *, key=None, hidden=None):
             own[key, 7] = float("nan")
         return keys
 
+    def spoilt_together(sizes, rows):
+        keys = put_together(sizes, rows)
+        keys[key, 7] = float("nan")
+        return keys
+
     monkeypatch.setattr(LayerWalk, "read", spoilt_read)
     if key is not None:
         monkeypatch.setattr(batch_module, "compute_keys", spoilt_compute)
+        monkeypatch.setattr(rome_module, "keys_of_edits", spoilt_together)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -159,7 +159,9 @@ class RunStages(ABC):
             {"kept of layers": s.layers * one, "edited weights in float32": self.all_weights},
         )
         eigen = 9.0 * s.layers * s.d_in**3 if s.rank else 0.0
-        double = s.layers * s.d_in**3 / 3 if s.factored and not s.rank else 0.0
+        double = s.layers * 2.0 * _SAMPLE * s.weight / 4  # outputs of the sample
+        if s.factored and not s.rank:
+            double += s.layers * s.d_in**3 / 3
         if s.rank and self.config.relative_ridge is not None:
             double += s.layers * 2.0 * s.d_in**2 * s.rank
         return Stage(
