@@ -199,7 +199,6 @@ NULL = 34
         ("langedit", {"corpus_weight": 2.0}, (48, NULL)),
         ("alphaedit", {}, (48,)),
         ("alphaedit", {"corpus_weight": 2.0}, (NULL,)),
-        ("memit", {}, ()),
         ("memit-seq", {}, (48,)),
     ],
 )
@@ -222,6 +221,29 @@ def test_only_what_grew_comes_back(
             apply(away, number)
     grown = 2 * (4 * 48 + 8 * sum(widths))  # two keys in float32, other rows in float64
     assert brought == [grown] * 2 * 3  # of two layers, in three batches
+
+
+@pytest.mark.parametrize(
+    ("method", "trips"),
+    [("langedit", 2), ("memit-seq", 2), ("memit", 1), ("prune", 1), ("rect", 1)],
+)
+def test_states_go_to_the_card_no_oftener_than_needed(
+    method: str, trips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[torch.device] = []
+    move = LayerState.to
+
+    def note(state: LayerState, device: torch.device) -> LayerState:
+        if device.type == NAME:
+            gone.append(device)
+        return move(state, device)
+
+    monkeypatch.setattr(LayerState, "to", note)
+    with pretend_devices():
+        away = editor(method, "cpu", card=True)
+        apply(away, 0)
+        apply(away, 1)
+    assert len(gone) == trips * 2 * 2  # of two layers, in two batches
 
 
 @pytest.mark.parametrize(("method", "own"), ONCE[:4])

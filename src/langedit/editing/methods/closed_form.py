@@ -73,7 +73,12 @@ class ClosedForm(ABC):
     def _advance_one(
         self, job: BatchJob, layer: int, keys: Tensor
     ) -> tuple[LayerState, Tensor | None]:
-        """One layer's new state, and what projection leaves of its keys: none other is near."""
+        """One layer's new state, and what projection leaves of its keys: no other layer is near.
+
+        Where keys join a history and that is all, the state need not leave its place.
+        """
+        if type(self).advance is ClosedForm.advance and job.states[layer].projector is None:
+            return job.states[layer].after(keys), None
         near = job.state(layer)
         state = job.parked(layer, self.advance(near, keys), near)
         return state, None if near.projector is None else null_fraction(near.projector, keys)
