@@ -211,8 +211,6 @@ class MomentSolver:
             near: the waiting one on this one's device, from which this one was made.
             projector: this solver's, as it is there.
         """
-        if self is near:
-            return waiting
         place = waiting.tensors[0].device
         if self.whitening is not near.whitening:
             return self.to(place, projector)
