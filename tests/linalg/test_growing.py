@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from langedit.linalg import GrowingRows
+from langedit.linalg import GrowingRows, rows_beyond
 
 
 @pytest.mark.parametrize(("most", "copies"), [(None, 8), (2000, 8)])
@@ -31,3 +31,19 @@ def test_who_did_not_grow_last_gets_rows_of_its_own() -> None:
     assert one.rows(3)[2, 0] == 2
     assert other.rows(3)[2, 0] == 3
     assert torch.equal(first.first(2).rows(2), other.rows(2))
+
+
+def test_rows_beyond_those_that_are_known() -> None:
+    rows = torch.arange(12.0).reshape(4, 3)
+    for known in (rows[:2], rows[:2].clone()):
+        found = rows_beyond(known, rows)
+        assert found is not None
+        assert torch.equal(found, rows[2:])
+        assert found.data_ptr() == rows[2:].data_ptr()
+    none, all_rows = rows_beyond(rows, rows), rows_beyond(rows[:0], rows)
+    assert none is not None
+    assert all_rows is not None
+    assert (len(none), len(all_rows)) == (0, 4)
+    assert rows_beyond(rows, rows[:2]) is None
+    assert rows_beyond(rows[:2] + 1, rows) is None
+    assert rows_beyond(rows[:2], rows[:, :2]) is None

@@ -262,3 +262,23 @@ def test_a_batch_passes_its_keys_over_the_basis_once(monkeypatch: pytest.MonkeyP
     null_fraction(projector, keys)
     projector.extend(keys, 1e-9)
     assert passed == [4, 4]  # the keys, and the rows of the update
+
+
+def test_beside_one_that_waits_only_the_growth_is_brought() -> None:
+    waiting = direct = NullSpaceProjector.from_moment(moment(), null_share=0.8)
+    places = set()
+    for seed in range(4):
+        rows = randn(2, D, seed=seed)
+        near = waiting.to("cpu")
+        later, direct = near.extend(rows, 1e-9).beside(waiting, near), direct.extend(rows, 1e-9)
+        assert torch.equal(later.basis, direct.basis)
+        assert later.basis.stride() == direct.basis.stride()
+        assert later.threshold == direct.threshold
+        assert near.beside(waiting, near) is waiting
+        waiting = later
+        places.add(later.basis.untyped_storage().data_ptr())
+    assert len(places) == 1
+    near, other = waiting.to("cpu"), NullSpaceProjector.from_moment(moment(seed=1), null_share=0.2)
+    anew = other.beside(waiting, near)
+    assert torch.equal(anew.basis, other.basis)
+    assert anew.threshold == other.threshold

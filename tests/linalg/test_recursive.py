@@ -263,3 +263,24 @@ def test_one_that_was_made_smaller_shares_nothing() -> None:
     second = first.after(randn(20, D, seed=1))
     assert len(second.soft) == D
     assert first.sharing(second) is first
+
+
+def test_beside_one_that_waits_only_what_joined_is_brought() -> None:
+    waiting = direct = RecursiveRidge.begin(D, 1.0)
+    places, sizes = set(), []
+    for seed in range(12):
+        rows = randn(5, D, seed=seed)
+        near = waiting.to(torch.device("cpu"))
+        joined, direct_after = near.after(rows), direct.after(rows)
+        assert joined is not None
+        assert direct_after is not None
+        later, before = joined.beside(waiting, near), waiting.soft.clone()
+        assert torch.equal(waiting.soft, before)
+        assert torch.equal(later.soft, direct_after.soft)
+        assert (later.energy, later.count) == (direct_after.energy, direct_after.count)
+        assert near.beside(waiting, near) is waiting
+        waiting, direct = later, direct_after
+        places.add(later.soft.untyped_storage().data_ptr())
+        sizes.append(len(later.soft))
+    assert sizes[9:11] == [50, D], "rows beyond the width were made fewer, and came as a whole"
+    assert len(places) <= 5

@@ -51,12 +51,16 @@ class BatchEdit:
     Attributes:
         layers: layer -> what was done; every edited layer is there.
         states: layer -> what the method remembers from now on.
+        kept: layer -> (n,) lengths that projection leaves of the batch's keys, relative to theirs.
+            A method with a projector measures them where it is near; else the report does, where
+            the state waits.
         targets: how the targets were found; `None` if they were given, or there are none.
         losses: mean loss of the batch at each step of methods that train weights.
     """
 
     layers: Mapping[int, LayerEdit]
     states: Mapping[int, LayerState]
+    kept: Mapping[int, Tensor] = field(default_factory=dict)
     targets: Targets | None = None
     losses: tuple[float, ...] = ()
 
@@ -101,9 +105,15 @@ class BatchJob:
         """What the method remembers of a layer, on the device where its solves run."""
         return self.states[layer].to(solve_device(self.weights[layer]))
 
-    def parked(self, layer: int, state: LayerState) -> LayerState:
-        """A layer's new state where that of the batch before waited."""
-        return state.to(self.states[layer].device)
+    def parked(self, layer: int, state: LayerState, near: LayerState) -> LayerState:
+        """A layer's new state where that of the batch before waits, beside it.
+
+        Args:
+            layer: which.
+            state: the new one, made from `near`.
+            near: as `state` returned it.
+        """
+        return state.beside(self.states[layer], near)
 
     def first(self, work: Callable[[], T]) -> T:
         """Let the first process solve; all get the result, the others with tensors on the CPU."""

@@ -438,16 +438,15 @@ class Editor:
         self, state: EditorState, report: BatchReport, weights: Mapping[int, Tensor]
     ) -> EditorState:
         """The state after a batch that was edited before and left these weights."""
+
+        def remember(layer: int, base: Tensor) -> LayerState:
+            waiting = state.layers[layer]
+            near = waiting.to(solve_device(base))
+            keys, update = report.keys[layer], report.updates[layer]
+            return self._method.remember(near, keys, update, base).beside(waiting, near)
+
         layers = self.processes.only_first(
-            lambda: {
-                layer: self._method.remember(
-                    state.layers[layer].to(solve_device(base)),
-                    report.keys[layer],
-                    report.updates[layer],
-                    base,
-                ).to(state.layers[layer].device)
-                for layer, base in self._base.items()
-            }
+            lambda: {layer: remember(layer, base) for layer, base in self._base.items()}
         )
         languages = row_languages(report.facts, report.rows)
         layers = layers or {}

@@ -47,7 +47,9 @@ def measure_batch(
             ratios = output_change(own.update, known)
             independence[layer] = change_by_language(ratios, before.languages)
         corpus[layer] = summarise(output_change(own.update, samples[layer]))
-        ranks[layer] = _rank_use(before.layers[layer], after.layers[layer], own.keys)
+        ranks[layer] = _rank_use(
+            before.layers[layer], after.layers[layer], own.keys, edit.kept.get(layer)
+        )
         norms[layer] = UpdateNorm(
             update=own.update.norm(), weight=float(torch.linalg.vector_norm(own.before))
         )
@@ -67,10 +69,13 @@ def measure_batch(
     )
 
 
-def _rank_use(before: LayerState, after: LayerState, keys: Tensor) -> RankUse | None:
+def _rank_use(
+    before: LayerState, after: LayerState, keys: Tensor, kept: Tensor | None
+) -> RankUse | None:
     if before.projector is None or after.projector is None:
         return None
-    kept = null_fraction(before.projector, keys)
+    if kept is None:
+        kept = null_fraction(before.projector, keys)
     return RankUse(
         used=before.projector.rank,
         left=before.projector.left,

@@ -12,6 +12,7 @@ from torch import Tensor
 from langedit.editing.independence import output_size
 from langedit.editing.methods import LayerState
 from langedit.editing.prefixes import Prefixes
+from langedit.linalg import rows_beyond
 from langedit.models import EditableModel
 
 
@@ -124,15 +125,8 @@ def basis_growth(before: LayerState, after: LayerState) -> Tensor | None:
     """Columns (d_in, r) by which the forbidden basis grew; `None` where it was made anew."""
     if before.projector is None or after.projector is None:
         return None
-    known, basis = before.projector.basis, after.projector.basis
-    rank = known.shape[1]
-    if rank > basis.shape[1]:
-        return None
-    begins = basis[:, :rank]
-    same = begins.data_ptr() == known.data_ptr() and begins.stride() == known.stride()
-    if not same and not torch.equal(begins, known):  # the same memory need not be read
-        return None
-    return basis[:, rank:]
+    growth = rows_beyond(before.projector.basis.T, after.projector.basis.T)
+    return None if growth is None else growth.T
 
 
 def stored_digest(model: EditableModel, layers: Iterable[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from langedit.linalg.angles import NullSpaceAngle, principal_angles
 from langedit.linalg.compression import Compression, compress_update, key_metric
-from langedit.linalg.growing import GrowingRows
+from langedit.linalg.growing import GrowingRows, rows_beyond
 from langedit.linalg.moment_solver import MomentSolver, rome_update
 from langedit.linalg.moments import MomentAccumulator, SecondMoment, gram
 from langedit.linalg.projector import NullSpaceProjector, null_fraction
@@ -43,6 +43,7 @@ __all__ = [
     "released_moment",
     "rome_update",
     "row_major",
+    "rows_beyond",
     "spectral_excess",
     "update_from",
     "update_tensors",

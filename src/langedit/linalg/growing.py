@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 # Room made for more rows: a share of those there are, and at least so many times those that came.
@@ -56,6 +57,21 @@ class GrowingRows:
         storage.tensor[count:total] = more
         storage.used = total
         return GrowingRows(storage, count)
+
+
+def rows_beyond(known: Tensor, later: Tensor) -> Tensor | None:
+    """Return the rows of `later (n, d)` beyond those of `known (m, d)`, a view.
+
+    Both are on one device. `None`: the later ones do not begin with the known ones.
+    """
+    begins = later[: len(known)]
+    if begins.shape != known.shape:
+        return None
+    place = known.data_ptr()  # 0: it has no memory of its own
+    same = place != 0 and begins.data_ptr() == place and begins.stride() == known.stride()
+    if not same and not torch.equal(begins, known):  # the same memory need not be read
+        return None
+    return later[len(known) :]
 
 
 def rows_with_room(count: int, more: int, most: int | None) -> int:

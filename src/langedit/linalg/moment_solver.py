@@ -209,6 +209,29 @@ class MomentSolver:
         closed = None if self.closed is None else self.closed.to(device)
         return MomentSolver(whitening=self.whitening.to(device), projector=projector, closed=closed)
 
+    def beside(
+        self, waiting: MomentSolver, near: MomentSolver, projector: NullSpaceProjector | None
+    ) -> MomentSolver:
+        """Return the same solver where another one waits.
+
+        Args:
+            waiting: the other one. What was factored is its own, if this solver was made of it; of
+                what is closed only the growth is brought there.
+            near: the waiting one on this one's device, from which this one was made.
+            projector: this solver's, as it is there.
+        """
+        place = waiting.tensors[0].device
+        if self.whitening is not near.whitening:
+            return self.to(place, projector)
+        closed = self.closed
+        if closed is not None:
+            here = closed.basis.device
+            closed = closed.beside(
+                waiting.closed or NullSpaceProjector.empty(self.width, place),
+                near.closed or NullSpaceProjector.empty(self.width, here),
+            )
+        return replace(waiting, projector=projector, closed=closed)
+
     def sharing(
         self, later: MomentSolver | None, projector: NullSpaceProjector | None
     ) -> MomentSolver:

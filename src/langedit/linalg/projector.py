@@ -10,7 +10,7 @@ from torch import Tensor
 
 from langedit.errors import ConfigError, NumericalError
 from langedit.linalg.checks import require_positive, require_rows
-from langedit.linalg.growing import GrowingRows
+from langedit.linalg.growing import GrowingRows, rows_beyond
 from langedit.linalg.last import LastRows
 from langedit.linalg.moments import SecondMoment
 from langedit.linalg.spectrum import Spectrum
@@ -200,11 +200,22 @@ class NullSpaceProjector:
         if float(sizes[len(new) - 1]) < _KEPT * float(sizes[0]):
             new = self.settle(new)
         added, _ = torch.linalg.qr(new.T)
-        grown = self._grown or GrowingRows.begin(self.basis.T)
-        grown = grown.with_rows(self.rank, added.T, most=self.d_in)
-        return NullSpaceProjector(
-            basis=grown.rows(self.rank + len(new)).T, threshold=self.threshold, _grown=grown
-        )
+        return self._with_directions(added.T)
+
+    def beside(self, waiting: NullSpaceProjector, near: NullSpaceProjector) -> NullSpaceProjector:
+        """Return this projector where another one waits.
+
+        Args:
+            waiting: The other one. If this one extends it, only the columns that were added are
+                brought there, and its basis is the beginning of the one returned.
+            near: The waiting one on this one's device, from which this one was made.
+        """
+        if self is near:
+            return waiting
+        more = rows_beyond(near.basis.T, self.basis.T)
+        if more is None or self.threshold != near.threshold:
+            return self.to(waiting.basis.device)
+        return waiting._with_directions(more.to(waiting.basis.device))
 
     def sharing(self, later: NullSpaceProjector) -> NullSpaceProjector:
         """Return this projector with its basis kept as the beginning of a later one's.
@@ -237,6 +248,13 @@ class NullSpaceProjector:
     def to(self, device: torch.device | str) -> NullSpaceProjector:
         """Return the same projector on another device."""
         return NullSpaceProjector(basis=self.basis.to(device), threshold=self.threshold)
+
+    def _with_directions(self, more: Tensor) -> NullSpaceProjector:
+        """Append `more (r, d_in)`, orthonormal and orthogonal to the basis."""
+        grown = self._grown or GrowingRows.begin(self.basis.T)
+        grown = grown.with_rows(self.rank, more, most=self.d_in)
+        basis = grown.rows(self.rank + len(more)).T
+        return NullSpaceProjector(basis=basis, threshold=self.threshold, _grown=grown)
 
     def _probe_orthonormality(self) -> float:
         """`‖UᵀU x − x‖ / ‖x‖` for one fixed random `x`: O(d_in·rank), zero only for good U.

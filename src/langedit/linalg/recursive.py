@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from langedit.linalg.growing import GrowingRows
+from langedit.linalg.growing import GrowingRows, rows_beyond
 from langedit.linalg.last import LastRows
 from langedit.linalg.ridge import SQUARABLE, solve_lower
 
@@ -113,6 +113,24 @@ class RecursiveRidge:
     def to(self, device: torch.device) -> Self:
         """Return the same on another device."""
         return self._with(self.soft.to(device), None)
+
+    def beside(self, waiting: Self, near: Self) -> Self:
+        """Return the same where another one waits.
+
+        Args:
+            waiting: the other one. If this one goes on from it, only the rows that were added are
+                brought there, and its rows are the beginning of those returned.
+            near: the waiting one on this one's device, from which this one was made.
+        """
+        if self is near:
+            return waiting
+        place, more = waiting.soft.device, rows_beyond(near.soft, self.soft)
+        if more is None:
+            return self.to(place)
+        known, most = len(waiting.soft), most_rows(waiting.soft.shape[1])
+        grown = waiting._grown or GrowingRows.begin(waiting.soft)
+        grown = grown.with_rows(known, more.to(place), most=most)
+        return self._with(grown.rows(known + len(more)), grown)
 
     def sharing(self, later: Self) -> Self:
         """Return the same with its rows kept as the beginning of those of one made of it.

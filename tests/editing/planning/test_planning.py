@@ -237,6 +237,9 @@ def test_states_that_wait_in_main_memory_leave_the_device():
         assert (one > 0) == (name != "targets")
         assert own.bytes(shared=False) - other.bytes(shared=False) == moved - one
     assert apart.peak < here.peak
+    memit = planned(config=settings(method="memit", states_on="cpu"))  # whose keys join the waiting
+    assert "state of one layer" in stage(memit, "solve").device
+    assert "state of one layer" not in stage(memit, "advance").device
     planner = Planner(tiny_shape(), cpu=True)  # where they are there anyway
     on_cpu = [
         planner.plan(

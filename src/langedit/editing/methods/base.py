@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from langedit.linalg import (
     RecursiveRidge,
     SecondMoment,
     Update,
+    rows_beyond,
 )
 
 if TYPE_CHECKING:
@@ -88,9 +89,7 @@ class LayerState:
 
     def after(self, keys: Tensor) -> Self:
         """The same with the keys (n, d_in) of one more batch in the history."""
-        known, more = len(self.history), keys.to(self.history)
-        grown = (self._grown or GrowingRows.begin(self.history)).with_rows(known, more)
-        history = grown.rows(known + len(more))
+        history, grown = self._longer(keys)
         return replace(self, history=history, batches=self.batches + 1, _grown=grown)
 
     def after_weighing(self, keys: Tensor, rows: Tensor) -> Self:
@@ -129,6 +128,51 @@ class LayerState:
             memory=None if self.memory is None else self.memory.to(device),
         )
 
+    def beside(self, waiting: LayerState, near: LayerState) -> Self:
+        """The same where another state waits, with what both have in common there once.
+
+        What did not change is the waiting state's. Of what grew only the growth is brought there,
+        and what was made anew as a whole. What only a subclass has goes as its `to` says.
+
+        Args:
+            waiting: the state that this one comes after.
+            near: the waiting state on this one's device, from which this one was made.
+        """
+        if near is waiting:
+            return self
+        place, more = waiting.device, rows_beyond(near.history, self.history)
+        if more is None:
+            history, grown = self.history.to(place), None
+        else:
+            history, grown = waiting._longer(more)
+        projector = _beside(self.projector, waiting.projector, near.projector, place)
+        solver = self.solver
+        if solver is not None and waiting.solver is not None and near.solver is not None:
+            solver = solver.beside(waiting.solver, near.solver, projector)
+        elif solver is not None:
+            solver = solver.to(place, projector)
+        moment = self.moment
+        if moment is not None:
+            moment = waiting.moment if moment is near.moment else moment.to(place)
+        bare = replace(
+            self,
+            history=self.history[:0],
+            projector=None,
+            moment=None,
+            solver=None,
+            memory=None,
+            _grown=None,
+        )
+        return replace(
+            bare.to(place),
+            history=history,
+            projector=projector,
+            moment=moment,
+            solver=solver,
+            memory=_beside(self.memory, waiting.memory, near.memory, place),
+            _grown=grown,
+        )
+
     def sharing(self, later: LayerState) -> Self:
         """The same, with keys and bases kept as the beginnings of those of a later state.
 
@@ -162,6 +206,24 @@ class LayerState:
     def past_keys(self) -> Tensor | None:
         """The history, or `None` before the first batch."""
         return self.history if len(self.history) else None
+
+    def _longer(self, keys: Tensor) -> tuple[Tensor, GrowingRows]:
+        """The history with keys (n, d_in) behind it, and what it is kept in."""
+        known, more = len(self.history), keys.to(self.history)
+        grown = (self._grown or GrowingRows.begin(self.history)).with_rows(known, more)
+        return grown.rows(known + len(more)), grown
+
+
+_Grows = TypeVar("_Grows", NullSpaceProjector, RecursiveRidge)
+
+
+def _beside(
+    own: _Grows | None, waiting: _Grows | None, near: _Grows | None, place: torch.device
+) -> _Grows | None:
+    """A part of a state where that of another state waits, if that has one."""
+    if own is None or waiting is None or near is None:
+        return None if own is None else own.to(place)
+    return own.beside(waiting, near)
 
 
 class Method(Protocol):

@@ -13,7 +13,7 @@ from langedit.editing.batch import BatchEdit, BatchJob, LayerEdit
 from langedit.editing.finite import naming_facts, require_finite_facts
 from langedit.editing.keys import LayerWalk
 from langedit.editing.methods.base import LayerState
-from langedit.linalg import LowRankUpdate, SecondMoment, Update
+from langedit.linalg import LowRankUpdate, SecondMoment, Update, null_fraction
 
 if TYPE_CHECKING:
     from langedit.editing.config import EditConfig
@@ -53,16 +53,35 @@ class ClosedForm(ABC):
         with job.timed("targets"):
             targets, target_hidden = job.find_targets()
         edits = self.spread(job, target_hidden)
+        kept: dict[int, Tensor] = {}
         with job.timed("advance"):
-            states = job.remember(lambda: self._advanced(job, edits))
-        return BatchEdit(layers=edits, states=states, targets=targets)
+            states = job.remember(lambda: self._advanced(job, edits, kept))
+        return BatchEdit(layers=edits, states=states, kept=kept, targets=targets)
 
-    def _advanced(self, job: BatchJob, edits: Mapping[int, LayerEdit]) -> dict[int, LayerState]:
+    def _advanced(
+        self, job: BatchJob, edits: Mapping[int, LayerEdit], kept: dict[int, Tensor]
+    ) -> dict[int, LayerState]:
+        """The new states; `kept` is filled as that of a `BatchEdit`."""
         states = {}
         for layer, edit in edits.items():
             with naming_facts(job.requests, layer):
-                states[layer] = job.parked(layer, self.advance(job.state(layer), edit.keys))
+                states[layer], left = self._advance_one(job, layer, edit.keys)
+            if left is not None:
+                kept[layer] = left
         return states
+
+    def _advance_one(
+        self, job: BatchJob, layer: int, keys: Tensor
+    ) -> tuple[LayerState, Tensor | None]:
+        """One layer's new state, and what projection leaves of its keys: no other layer is near.
+
+        Where keys join a history and that is all, the state need not leave its place.
+        """
+        if type(self).advance is ClosedForm.advance and job.states[layer].projector is None:
+            return job.states[layer].after(keys), None
+        near = job.state(layer)
+        state = job.parked(layer, self.advance(near, keys), near)
+        return state, None if near.projector is None else null_fraction(near.projector, keys)
 
     def spread(self, job: BatchJob, target_hidden: Tensor) -> dict[int, LayerEdit]:
         """Solve and write one layer after the other (algorithm 1 of MEMIT).

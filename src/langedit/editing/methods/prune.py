@@ -103,16 +103,18 @@ class Prune(Memit):
                 for layer, weight in job.weights.items()
             }
             job.processes.together(lambda: _write(job, weights))
-        plain = super().edit(replace(job, weights=weights))
+        with job.timed("targets"):
+            targets, target_hidden = job.find_targets()
+        plain = self.spread(replace(job, weights=weights), target_hidden)
         after: dict[int, FreeEdits] = {}
 
         def restrain() -> dict[int, LowRankUpdate]:
-            for layer, edit in plain.layers.items():
+            for layer, edit in plain.items():
                 base = job.base[layer]
                 after[layer] = _advanced(free[layer], _low_rank(edit), edit.after, base)
             return {
                 layer: _restrained(free[layer], after[layer], _low_rank(edit))
-                for layer, edit in plain.layers.items()
+                for layer, edit in plain.items()
             }
 
         with job.timed("solve"):
@@ -124,7 +126,7 @@ class Prune(Memit):
                     for layer, edit in edits.items()
                 }
             )
-        return BatchEdit(layers=edits, states=advanced, targets=plain.targets)
+        return BatchEdit(layers=edits, states=advanced, targets=targets)
 
 
 def _write(job: BatchJob, weights: Mapping[int, Tensor]) -> None:

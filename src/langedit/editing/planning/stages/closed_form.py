@@ -50,7 +50,8 @@ class ClosedFormStages(RunStages):
         """Bases with the batch's keys are made while older ones are kept, for undo."""
         s, batches = self.sizes, self.work.batches
         grown = s.rank_after > s.rank
-        device = self.device(growing=True, copies=2)
+        # Where keys join a history and that is all, a state that waits stays where it is.
+        device = self.device(growing=True, copies=2 if s.rank_after or s.memory_width else 0)
         device["weights after the batch"] = self.all_weights
         device["work"] = 8 * s.batch_rows
         n, d = self.work.batch, s.d_in
