@@ -16,8 +16,9 @@ from langedit.linalg.spectrum import Spectrum
 # float32 matrices, and of those added in float64, where each block takes a pass over the sum.
 _COMPENSATED_BLOCK = 256
 _SINGLE_BLOCK = 1024
-# Random vectors that measure what float32 products lose.
-_PROBES = 4
+# Random vectors that measure what float32 products lose, and rows that they see at a time: of so
+# few a copy in float64 stays in a processor's cache.
+_PROBES, _PROBED_BLOCK = 4, 256
 # Columns in one panel of a symmetric product.
 _PANEL = 256
 _SYMMETRY_TOLERANCE = 1e-5
@@ -170,7 +171,7 @@ class MomentAccumulator:
         if self.products == torch.float32:
             place = "cpu" if self.compensated else self.device  # where there is float64
             generator = torch.Generator().manual_seed(0)
-            probes = torch.randn(d, _PROBES, dtype=torch.float64, generator=generator)
+            probes = torch.randn(_PROBES, d, dtype=torch.float64, generator=generator)
             self._probes, self._mapped = probes.to(place), torch.zeros_like(probes, device=place)
 
     @property
@@ -196,8 +197,9 @@ class MomentAccumulator:
             for block in torch.split(keys, _SINGLE_BLOCK):
                 self._add_panels(block)
         if self._probes is not None and self._mapped is not None:
-            exact = given.to(self._probes)
-            self._mapped += exact.T @ (exact @ self._probes)
+            for block in torch.split(given, _PROBED_BLOCK):
+                exact = block.to(self._probes)
+                self._mapped.addmm_(self._probes @ exact.T, exact)
         self.count += len(rows)
 
     def merge(self, other: MomentAccumulator) -> None:
@@ -247,7 +249,7 @@ class MomentAccumulator:
         """Return the Frobenius norm, as measured, of what `total`, as returned, is off by."""
         if self._probes is None or self._mapped is None:
             return 0.0
-        off = total @ self._probes.cpu() - self._mapped.cpu()
+        off = self._probes.cpu() @ total - self._mapped.cpu()
         return float(torch.linalg.matrix_norm(off)) / math.sqrt(_PROBES)
 
     def _add_panels(self, keys: Tensor) -> None:
