@@ -26,6 +26,18 @@ COPIES = ("_to_copy", "copy_", "copy")
 INDEXED = ("index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_")
 
 
+SPREAD_LLAMA = {
+    "model.embed_tokens": "lazy:0",
+    "model.rotary_emb": "lazy:0",
+    "model.layers.0": "lazy:0",
+    "model.layers.1": "lazy:1",
+    "model.layers.2": "lazy:2",
+    "model.norm": "lazy:2",
+    "lm_head": "lazy:3",
+}
+"""A device map: a tiny Llama of three layers over four of them."""
+
+
 class MixedDevices(RuntimeError):
     """An operation was given tensors of several devices."""
 

@@ -12,7 +12,7 @@ import accelerate
 import pytest
 import torch
 from edits import FACTS, LATER, settings
-from pretend import MixedDevices, pretend_devices
+from pretend import SPREAD_LLAMA, MixedDevices, pretend_devices
 from tiny import SENTENCES, tiny_editable
 from torch import Tensor
 
@@ -23,15 +23,6 @@ from langedit.linalg import Spectrum
 from langedit.models import EditableModel
 
 CORPUS = [("en", text) for text in SENTENCES]
-LLAMA = {
-    "model.embed_tokens": "lazy:0",
-    "model.rotary_emb": "lazy:0",
-    "model.layers.0": "lazy:0",
-    "model.layers.1": "lazy:1",
-    "model.layers.2": "lazy:2",
-    "model.norm": "lazy:2",
-    "lm_head": "lazy:3",
-}
 GPT2 = {
     "transformer.wte": "lazy:0",
     "transformer.wpe": "lazy:0",
@@ -42,11 +33,11 @@ GPT2 = {
     "lm_head": "lazy:0",
 }
 PLACES: dict[str, tuple[str, dict[str, str]]] = {
-    "llama over four": ("llama", LLAMA),
+    "llama over four": ("llama", SPREAD_LLAMA),
     "gpt2 over three, head tied": ("gpt2", GPT2),
     "edited layers on disk and in memory, head and embeddings in memory": (
         "llama",
-        LLAMA
+        SPREAD_LLAMA
         | {"model.layers.0": "disk", "model.layers.1": "cpu"}
         | {"lm_head": "cpu", "model.embed_tokens": "cpu"},
     ),

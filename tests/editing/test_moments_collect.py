@@ -14,6 +14,7 @@ from langedit.editing import Moments, collect
 from langedit.editing.angles import AngleGoal
 from langedit.editing.collect import collect_moments
 from langedit.editing.corpus import CorpusFingerprint
+from langedit.editing.key_pool import KeyPool
 from langedit.errors import ConfigError, ModelError, MomentsError, NumericalError
 from langedit.models import EditableModel, Recorder, pad_batch
 
@@ -338,3 +339,21 @@ def test_out_of_memory_halves_the_rows_and_changes_nothing(family: str) -> None:
     with pytest.raises(MomentsError, match=r"room for \d+ tokens at once.*lower batch_tokens"):
         collect_moments(model, corpus, [0, 2], batch_tokens=2048)
     handle.remove()
+
+
+def test_a_first_look_at_what_float32_does_not_resolve_names_the_layer() -> None:
+    model = tiny.tiny_editable(bos=True)
+    goal = AngleGoal(degrees=1.0, null_threshold=1e-9)
+    collect_moments(model, CORPUS * 3, [1], until=goal)  # the control
+    with pytest.raises(NumericalError, match=r"^layer 1: second moment: expected one that is"):
+        collect_moments(model, CORPUS * 3, [1], until=goal, precision=torch.float32)
+
+
+def test_sums_in_float64_are_never_left_to_a_device_without_it(monkeypatch) -> None:
+    model = tiny.tiny_editable()
+    monkeypatch.setattr(type(model), "projection_device", lambda *_: torch.device("mps"))
+    pool = KeyPool(model, [0, 1], 4, 0, halves=True, products=torch.float64)
+    sums = [own for half in pool._sums for own in half]
+    assert {(own.device.type, own.compensated, own.products) for own in sums} == {
+        ("cpu", False, torch.float64)
+    }

@@ -12,7 +12,7 @@ import torch
 from edits import FACTS, PREFIXES, settings
 from hypothesis import given
 from hypothesis import strategies as st
-from pretend import pretend_devices
+from pretend import SPREAD_LLAMA, pretend_devices
 from tiny import FAMILIES, tiny_editable, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MiniCPM3Config
@@ -25,15 +25,6 @@ from langedit.editing.suffix import Suffixes, build_suffixes
 from langedit.editing.suffix_batch import SuffixRow
 from langedit.models import Attention, EditableModel, find_structure, replace_attention
 
-DEVICES = {
-    "model.embed_tokens": "lazy:0",
-    "model.rotary_emb": "lazy:0",
-    "model.layers.0": "lazy:0",
-    "model.layers.1": "lazy:1",
-    "model.layers.2": "lazy:2",
-    "model.norm": "lazy:2",
-    "lm_head": "lazy:3",
-}
 # Their attention is their own, or no mask keeps sequences in one row apart.
 OTHERS = {"gemma2", "gptj", "bloom", "falcon", "falcon_new"}
 PACKING = [family for family in FAMILIES if family not in OTHERS]
@@ -136,7 +127,7 @@ def test_layers_on_several_devices() -> None:
     alone = targets(tiny_editable("llama"))
     with pretend_devices():
         spread = tiny_editable("llama")
-        accelerate.dispatch_model(spread.model, DEVICES)
+        accelerate.dispatch_model(spread.model, SPREAD_LLAMA)
         found = targets(spread)
     assert (found - alone).norm() <= 1e-5 * alone.norm()
 

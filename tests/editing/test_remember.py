@@ -75,3 +75,14 @@ def test_an_earlier_batch_is_removed_or_refused(method: str) -> None:
     edited.restore([])
     fresh = editor(method)
     assert (edited.weights_hash, edited.state_hash) == (fresh.weights_hash, fresh.state_hash)
+
+
+@pytest.mark.parametrize("method", ["langedit", "alphaedit", "memit-seq"])
+def test_nothing_worked_out_of_a_batch_stays_with_the_state_before_it(method: str) -> None:
+    edited = editor(method, corpus_weight=0.5)
+    edited.apply(FACTS)
+    report = edited.apply(LATER)
+    before = edited.earlier_layer_states[1]
+    for own in (before.projector, before.solver, before.memory):
+        assert own is None or own._last.entry is None
+    assert report.keys[1].shape == (len(LATER), 48)  # lives, and would keep it alive

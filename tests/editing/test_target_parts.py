@@ -14,7 +14,7 @@ from dispatched import WAYS
 from edits import FACTS, PREFIXES, random_moments, settings
 from hypothesis import given
 from hypothesis import strategies as st
-from pretend import pretend_devices
+from pretend import SPREAD_LLAMA, pretend_devices
 from processes import JOBS, side_by_side
 from scarce import ERRORS, failures, scarce
 from tiny import tiny_editable, tiny_model
@@ -314,21 +314,12 @@ def test_a_plan_counts_the_parts_of_one_fact() -> None:
 
 def test_layers_on_several_devices() -> None:
     config = settings(layers=(0,), stop_margin=3.0)
-    devices = {
-        "model.embed_tokens": "lazy:0",
-        "model.rotary_emb": "lazy:0",
-        "model.layers.0": "lazy:0",
-        "model.layers.1": "lazy:1",
-        "model.layers.2": "lazy:2",
-        "model.norm": "lazy:2",
-        "lm_head": "lazy:3",
-    }
     alone = tiny_editable("llama")
     requests = requests_of(alone, config, *FACTS)
     expected = optimise_targets(alone, requests, config).target_hidden
     with pretend_devices():
         spread = tiny_editable("llama")
-        accelerate.dispatch_model(spread.model, devices)
+        accelerate.dispatch_model(spread.model, SPREAD_LLAMA)
         for tokens in (20, 1):  # kept, and made anew
             own = config.replace(micro_batch_tokens=tokens)
             found = optimise_targets(spread, requests, own).target_hidden.cpu()

@@ -193,6 +193,14 @@ def test_the_null_space_of_the_moment_itself_needs_no_factor(
     assert fast.tensors[0].shape == (D_IN, projector.left)
 
 
+@pytest.mark.parametrize(("weight", "ridge"), [(0.0, 0.1), (-1.0, 0.1), (1.0, 0.0)])
+def test_weights_out_of_range_are_settings_and_no_moments(weight: float, ridge: float) -> None:
+    p = Problem()
+    for make in (MomentSolver.from_null_space, MomentSolver.from_projected):
+        with pytest.raises(ConfigError, match="finite number above 0"):
+            make(p.projector, p.moment, weight, ridge=ridge)
+
+
 def test_another_projector_is_refused() -> None:
     moment = skewed(100.0)
     own = NullSpaceProjector.from_moment(moment, null_share=0.5)
