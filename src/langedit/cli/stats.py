@@ -77,8 +77,8 @@ def run(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="Of the products of keys. float32 is faster, on many cards by far; what it loses "
-            "is measured and kept, and an edit for which it is too much is refused.",
+            help="Of the products of keys. float32 is faster; what it loses is measured and kept, "
+            "and an edit for which it is too much is refused.",
         ),
     ] = Precision.float64,
     dtype: Dtype = "auto",

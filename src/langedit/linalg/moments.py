@@ -148,7 +148,7 @@ class MomentAccumulator:
         device: Where the `(d, d)` sum lives; rows are moved there. Default: the CPU.
         compensated: `True` for the float32 pair, `False` for float64, `None` for the choice
             that suits the device.
-        products: float64, or float32, which is faster, on many cards by far; those of the pair are
+        products: float64, or float32, which is faster; those of the pair are
             in float32 always.
     """
 
